@@ -1,0 +1,2 @@
+"""Agent Orchestrator."""
+__version__ = "0.1.0"
