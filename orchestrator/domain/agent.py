@@ -1,0 +1,79 @@
+"""An agent as the registry knows it: what it does, needs and gives, and how it may be called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orchestrator.domain.retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTimeout:
+    """Seconds: to connect, between two bytes, and from the first call to the last word of a delegation."""
+
+    connect: float = 3.0
+    read: float = 30.0
+    total: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAuth:
+    """How we show who we are; ``env`` names the setting that holds the secret, never the secret itself.
+
+    ``basic`` expects ``user:password`` in it; ``header`` puts the value into the header named by ``header``.
+    """
+
+    type: Literal["bearer", "basic", "header"]
+    env: str
+    header: str = "Authorization"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """Bounds shared by all workers; None: no bound."""
+
+    max_concurrency: int | None = None
+    rate: float | None = None
+    """Calls a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """One entry of agents.yaml."""
+
+    name: str
+    description: str
+    url: str
+    protocol: str = "http"
+    input_schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "object"})
+    output_schema: Mapping[str, Any] | None = None
+    provides: Mapping[str, str] = field(default_factory=dict)
+    """Context field → JSON pointer into the reply's output."""
+    requires: Mapping[str, str] = field(default_factory=dict)
+    """Input name → JSON pointer into ``collected_data`` (``/field``)."""
+    side_effects: bool = True
+    idempotent: bool = False
+    """Whether a repeated Idempotency-Key is answered with the first reply and no second effect."""
+    lookup: str | None = None
+    """URL with ``{key}`` for asking what became of a delegation."""
+    timeout: AgentTimeout = AgentTimeout()
+    retry: RetryPolicy = RetryPolicy()
+    auth: AgentAuth | None = None
+    health: str | None = None
+    limits: AgentLimits = AgentLimits()
+    compensate: Mapping[str, Any] | None = None
+    cancel: Mapping[str, Any] | None = None
+    requires_approval: bool = False
+    enabled: bool = True
+    max_reply_bytes: int = 1_000_000
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a call whose outcome is unknown may be sent again under the same key."""
+        return self.idempotent or not self.side_effects
+
+    def required_context_fields(self) -> tuple[str, ...]:
+        """The context fields that must have a value before the agent can be called."""
+        return tuple(dict.fromkeys(pointer.lstrip("/").split("/")[0] for pointer in self.requires.values()))

@@ -1,0 +1,110 @@
+"""A delegation: one request to an agent, its states, and what can come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class DelegationState(StrEnum):
+    """A delegation is a row before it is a request."""
+
+    PENDING = "pending"
+    IN_FLIGHT = "in_flight"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    COMPENSATED = "compensated"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its outcome is known."""
+        return self in {DelegationState.SUCCEEDED, DelegationState.FAILED, DelegationState.COMPENSATED}
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """One row of ``delegations``."""
+
+    task_id: str
+    step: int
+    index: int
+    agent: str
+    arguments: Mapping[str, Any]
+    task: str
+    key: str
+    """Idempotency key, unique."""
+    state: DelegationState
+    attempts: int = 0
+    """Executions so far; the present one's number while in flight."""
+    sent_at: datetime | None = None
+    """When the first attempt was sent."""
+    deadline_at: datetime | None = None
+    """``sent_at`` of the present attempt plus the agent's total timeout."""
+    remote_url: str | None = None
+    """Where to poll, after a 202."""
+    reply: Any = None
+    """The agent's ``output``, once succeeded."""
+    error_code: str | None = None
+    error: str | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def ref(self) -> str:
+        """How history, prompts and ``record`` name it: ``{step}.{index}``."""
+        return f"{self.step}.{self.index}"
+
+
+# What one exchange with an agent can end in. `AgentClient` returns exactly one of these and raises nothing for them.
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """The agent did it; ``output`` fits its output_schema."""
+
+    output: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StillRunning:
+    """202, or a poll or look-up that says: not yet.
+
+    ``remote_url`` is where to ask (absolute, same origin as the agent's own URL); ``retry_after`` in seconds.
+    """
+
+    remote_url: str | None
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotDone:
+    """The agent certainly did not act, or says so itself.
+
+    ``retryable``: away or busy (connection refused, 429, 503…), as against a refusal (4xx, failed).
+    """
+
+    code: str
+    """``agent_down``, ``agent_busy``, ``agent_rejected``, ``agent_failed``, ``reply_invalid``…"""
+    detail: str
+    retryable: bool = False
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeUnknown:
+    """The request may have been acted on and we do not know: reply lost, timed out, 5xx after sending."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class NeverReceived:
+    """A look-up answered 404: the agent has never seen this key. Trusted only past the delegation's deadline."""
+
+
+AgentOutcome = Replied | StillRunning | NotDone | OutcomeUnknown
+LookupOutcome = Replied | StillRunning | NotDone | OutcomeUnknown | NeverReceived

@@ -1,0 +1,231 @@
+"""What the journal holds of a step, and the commits that move a task: the values that go through the ``Store`` port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.domain.context import Change, Context
+from orchestrator.domain.decision import Decision
+from orchestrator.domain.delegation import Delegation, DelegationState
+from orchestrator.domain.task import Task, TaskState, WaitsFor
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to advance one task by one step, fenced by epoch and step number."""
+
+    task_id: str
+    step: int
+    epoch: int
+    owner: str
+
+
+class StepState(StrEnum):
+    """A step is open until it is finished or failed; a retry opens a failed one again."""
+
+    OPEN = "open"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of ``steps``."""
+
+    task_id: str
+    number: int
+    state: StepState
+    decision: Decision | None
+    attempts: int
+    """Executions so far, from 1."""
+    base_version: int
+    """Context version it started from."""
+    result_version: int | None = None
+    started_at: datetime | None = None
+    decided_at: datetime | None = None
+    finished_at: datetime | None = None
+    error_code: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingEvent:
+    """An accepted event not merged yet."""
+
+    inbox_id: int
+    event_type: str | None
+    event_data: Mapping[str, Any]
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lease taken, with everything a step needs to go on."""
+
+    lease: Lease
+    task: Task
+    context: Context
+    step: Step | None
+    """The step's row, where an earlier execution made one."""
+    delegations: tuple[Delegation, ...] = ()
+    """This step's delegations, by index."""
+    events: tuple[PendingEvent, ...] = ()
+
+
+class NotClaimed(StrEnum):
+    """Why there is nothing to do: each is a redelivery's quiet end."""
+
+    HELD = "held"
+    ENDED = "ended"
+    PAUSED = "paused"
+    NOT_NEXT = "not_next"
+    """``next_step`` is another."""
+    NOT_DUE = "not_due"
+    """Waiting, and neither due nor woken."""
+    NO_TASK = "no_task"
+
+
+# -- one fenced commit ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewDelegation:
+    """A delegation to write beside its decision."""
+
+    index: int
+    agent: str
+    arguments: Mapping[str, Any]
+    task: str
+    key: str
+    side_effects: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Mark a delegation ``in_flight``: attempts + 1, its deadline set, remote_url cleared. The request follows the commit."""
+
+    index: int
+    deadline_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of a delegation's attempt.
+
+    ``state`` may also be ``in_flight`` (202: ``remote_url`` set) or ``pending`` (certainly not done: will be sent again).
+    """
+
+    index: int
+    state: DelegationState
+    reply: Any = None
+    error_code: str | None = None
+    error: str | None = None
+    remote_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """The step keeps its lease and goes on (decision recorded, a delegation started or settled)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """The step is finished; the next number follows at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The task waits and frees its worker.
+
+    ``same_step``: the present step is unfinished and goes on after the wait (a retry, a poll, an unknown outcome);
+    otherwise it is finished and the next number is the one that wakes. ``due_at`` None: only a wake-up ends it.
+    """
+
+    waits_for: WaitsFor
+    due_at: datetime | None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    same_step: bool = True
+    reason_code: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """All required fields are there, or the planner finished a task that requires none."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """The task stops as failed; ``next_step`` stays, so that a retry keeps the number."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The task ends as canceled at this boundary."""
+
+    reason: str
+
+
+Then = GoOn | NextStep | Wait | Complete | Fail | Cancel
+
+
+@dataclass(frozen=True, slots=True)
+class StepCommit:
+    """Everything one fenced transaction writes. Empty parts write nothing."""
+
+    then: Then
+    decision: Decision | None = None
+    """Recorded once; a second decision for the same step number is a bug and is refused."""
+    delegations: tuple[NewDelegation, ...] = ()
+    starts: tuple[Start, ...] = ()
+    settlements: tuple[Settlement, ...] = ()
+    context: Context | None = None
+    """The new context, with ``changes`` as its delta; None: unchanged."""
+    changes: tuple[Change, ...] = ()
+    merged_events: tuple[int, ...] = ()
+    """Inbox ids of events whose changes are in ``context``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What the store says after a fenced commit."""
+
+    state: TaskState
+    delegations: tuple[Delegation, ...]
+    """The step's delegations as they now are."""
+    next_step: int
+    cancel_requested: bool = False
+    paused: bool = False
+    late_events: tuple[PendingEvent, ...] = ()
+    """Only where ``Complete`` was asked and events came in meanwhile: nothing was written; merge them and commit again."""
+
+    @property
+    def refused_for_events(self) -> bool:
+        """Whether nothing was written because of events that must be merged first."""
+        return bool(self.late_events)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A doorbell to ring: this step of this task. Ids and numbers only."""
+
+    task_id: str
+    step: int
+    priority: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """A finished or failed step with its delegations, as the planner and ``task show`` see it."""
+
+    step: Step
+    delegations: tuple[Delegation, ...]

@@ -1,0 +1,102 @@
+"""The business task, its states, and which state may follow which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class TaskState(StrEnum):
+    """``current_state`` of a task; *paused* is a flag beside it."""
+
+    RECEIVED = "received"
+    PROCESSING = "processing"
+    WAITING = "waiting"
+    COMPENSATING = "compensating"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the task has ended; only a person's retry or rerun moves it again."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED})
+
+
+class WaitsFor(StrEnum):
+    """What a waiting task waits for."""
+
+    EVENT = "event"
+    PERSON = "person"
+    AGENT = "agent"
+    RETRY = "retry"
+
+
+_MOVES: Mapping[TaskState, frozenset[TaskState]] = {
+    TaskState.RECEIVED: frozenset({TaskState.PROCESSING, TaskState.CANCELED, TaskState.FAILED}),
+    TaskState.PROCESSING: frozenset(
+        {
+            TaskState.PROCESSING,
+            TaskState.WAITING,
+            TaskState.COMPENSATING,
+            TaskState.COMPLETED,
+            TaskState.FAILED,
+            TaskState.CANCELED,
+        }
+    ),
+    TaskState.WAITING: frozenset(
+        {TaskState.PROCESSING, TaskState.COMPENSATING, TaskState.CANCELED, TaskState.FAILED, TaskState.WAITING}
+    ),
+    TaskState.COMPENSATING: frozenset({TaskState.COMPENSATING, TaskState.FAILED, TaskState.CANCELED}),
+    # A person's retry or rerun opens an ended task again.
+    TaskState.COMPLETED: frozenset({TaskState.PROCESSING}),
+    TaskState.FAILED: frozenset({TaskState.PROCESSING, TaskState.COMPENSATING}),
+    TaskState.CANCELED: frozenset({TaskState.PROCESSING, TaskState.COMPENSATING}),
+}
+
+
+def may_move(old: TaskState, new: TaskState) -> bool:
+    """Whether a task in state ``old`` may go to state ``new``."""
+    return new in _MOVES[old]
+
+
+def states_before(new: TaskState) -> frozenset[TaskState]:
+    """The states from which ``new`` may be reached; the store puts them into its fences."""
+    return frozenset(old for old, following in _MOVES.items() if new in following)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One row of ``tasks``: what was asked, how far it is, and under which bounds."""
+
+    task_id: str
+    description: str
+    required_fields: tuple[str, ...]
+    state: TaskState
+    next_step: int
+    created_at: datetime
+    updated_at: datetime
+    waits_for: WaitsFor | None = None
+    wait: Mapping[str, Any] = field(default_factory=dict)
+    """Details of the wait: ``event_type``, ``question``, ``delegation``, ``until``…"""
+    paused: bool = False
+    cancel_requested: bool = False
+    priority: int = 4
+    tenant: str | None = None
+    allowed_agents: tuple[str, ...] | None = None
+    """Names of agents this task may use; None: all."""
+    on_failure: str = "stop"
+    deadline: datetime | None = None
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    reason_code: str | None = None
+    reason: str | None = None
+    lost_leases: int = 0
+    """Leases of the present step that ended without a commit (its worker died)."""
+    ended_at: datetime | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)

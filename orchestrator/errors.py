@@ -1,0 +1,184 @@
+"""Every error the project raises, in one tree.
+
+Each says what happened, to which task where there is one, and what to do about it (``hint``). ``code`` is a short
+stable name for machines: it goes into ``--json`` output, the journal, dead letters and logs.
+
+::
+
+    OrchestratorError
+    ├── ConfigurationError          a setting or file is wrong: mend it and start again
+    │   ├── RegistryError           agents.yaml does not say what it must
+    │   ├── EventTypesError         events.yaml does not say what it must
+    │   └── SchemaOutOfDate         the database lacks migrations: `orchestrator db upgrade`
+    ├── DevStackError               the embedded servers could not be started or kept
+    ├── RetryableError              trying again later may help; carries ``retry_after`` where the other side named it
+    │   ├── StoreUnavailable        PostgreSQL cannot be reached or refuses for now
+    │   ├── DispatchFailed          the Celery broker did not take a message (the sweep sends it again)
+    │   ├── KafkaUnavailable        the Kafka broker cannot be reached or did not confirm
+    │   └── PlannerUnavailable      the model's provider is away, slow or limits our rate
+    ├── PermanentError              trying the same again cannot help
+    │   ├── InvalidMessage          a record is not a message: it becomes a dead letter
+    │   ├── BadAnswer               the planner's answer is not a usable decision (it is asked again, within a bound)
+    │   ├── PlannerRefused          the provider refuses: key, quota, model name, content, context too long
+    │   ├── NoRoute                 the rules planner sees no agent or event that leads to a required field
+    │   ├── TaskNotFound            no task has this id
+    │   ├── DeadLetterNotFound      no dead letter has this id
+    │   └── NotAllowed              what a person asked for does not fit the task's state
+    └── LeaseLost                   another worker took the task over; nothing of ours was written
+"""
+
+from __future__ import annotations
+
+
+class OrchestratorError(Exception):
+    """Base of all our errors.
+
+    Args:
+        message: what happened, to what.
+        hint: what to do about it, as one sentence; shown by the CLI on a line of its own.
+        task_id: the business task it happened to.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str, *, hint: str | None = None, task_id: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.task_id = task_id
+
+
+class ConfigurationError(OrchestratorError):
+    """A setting is missing or wrong; the message names it and never shows a secret's value."""
+
+    code = "configuration"
+
+
+class RegistryError(ConfigurationError):
+    """agents.yaml is missing, unreadable or breaks its schema; the message names agent and key."""
+
+    code = "agents_file"
+
+
+class EventTypesError(ConfigurationError):
+    """events.yaml is missing, unreadable or breaks its schema; the message names event type and key."""
+
+    code = "events_file"
+
+
+class SchemaOutOfDate(ConfigurationError):
+    """The database's tables are older (or newer) than this program; run ``orchestrator db upgrade``."""
+
+    code = "schema_out_of_date"
+
+
+class DevStackError(OrchestratorError):
+    """An embedded server could not be started, or another stack uses the same data folder."""
+
+    code = "dev_stack"
+
+
+class RetryableError(OrchestratorError):
+    """Something is away for now.
+
+    Args:
+        retry_after: seconds the other side asked us to wait, where it did.
+    """
+
+    code = "unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        task_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, task_id=task_id)
+        self.retry_after = retry_after
+
+
+class StoreUnavailable(RetryableError):
+    """PostgreSQL cannot be reached, is restarting, or timed a statement out."""
+
+    code = "store_unavailable"
+
+
+class DispatchFailed(RetryableError):
+    """A Celery message could not be sent; nothing is lost, the sweep sends it again."""
+
+    code = "dispatch_failed"
+
+
+class KafkaUnavailable(RetryableError):
+    """The Kafka broker cannot be reached or did not confirm a record in time."""
+
+    code = "kafka_unavailable"
+
+
+class PlannerUnavailable(RetryableError):
+    """The model's provider is away, slow, or limits our rate (429, with ``retry_after``)."""
+
+    code = "planner_unavailable"
+
+
+class PermanentError(OrchestratorError):
+    """Trying the same again cannot help."""
+
+    code = "permanent"
+
+
+class InvalidMessage(PermanentError):
+    """A Kafka record is not a message we know.
+
+    Args:
+        reason: a stable name for the kind of defect, such as ``not_json`` or ``too_large``.
+    """
+
+    code = "invalid_message"
+
+    def __init__(self, message: str, *, reason: str, task_id: str | None = None) -> None:
+        super().__init__(message, task_id=task_id)
+        self.reason = reason
+
+
+class BadAnswer(PermanentError):
+    """The planner's answer cannot be used; the text goes back to it so that it can do better."""
+
+    code = "bad_decision"
+
+
+class PlannerRefused(PermanentError):
+    """The provider refuses this request for good: key, quota, model name, content filter, context too long."""
+
+    code = "planner_refused"
+
+
+class NoRoute(PermanentError):
+    """No enabled agent and no event type leads to a field that is still missing."""
+
+    code = "no_route"
+
+
+class TaskNotFound(PermanentError):
+    """No task has this id."""
+
+    code = "task_not_found"
+
+
+class DeadLetterNotFound(PermanentError):
+    """No dead letter has this id, or it was discarded."""
+
+    code = "dead_letter_not_found"
+
+
+class NotAllowed(PermanentError):
+    """What was asked does not fit the task's present state; the message names both."""
+
+    code = "not_allowed"
+
+
+class LeaseLost(OrchestratorError):
+    """Another worker holds the task now (epoch or step moved on): stop, and write nothing more as its holder."""
+
+    code = "lease_lost"

@@ -1,0 +1,360 @@
+"""What the flow needs of the world, as Protocols. Adapters implement them; `orchestrator.wiring` brings them together.
+
+Each method of a store is one short transaction; none stays open across an LLM or HTTP call. Every store method raises
+`StoreUnavailable` where PostgreSQL cannot be reached or refuses for now. Times are timezone-aware UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+
+from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.context import Change, Context
+from orchestrator.domain.decision import Decision
+from orchestrator.domain.delegation import AgentOutcome, Delegation, LookupOutcome
+from orchestrator.domain.event_type import EventType
+from orchestrator.domain.journal import (
+    Claim,
+    Committed,
+    Dispatch,
+    HistoryEntry,
+    Lease,
+    NotClaimed,
+    Settlement,
+    StepCommit,
+)
+from orchestrator.domain.message import Message, Record
+from orchestrator.domain.task import Task
+
+# -- advancing a task ---------------------------------------------------------------------------------------------
+
+
+class StepStore(Protocol):
+    """What a step reads and writes. Writes are fenced by the lease's epoch and step number."""
+
+    def claim(self, task_id: str, step: int, owner: str, lease_for: timedelta) -> Claim | NotClaimed:
+        """Take the lease (epoch + 1) and load task, context, step, delegations and pending events in one go.
+
+        Refused while another's lease lasts, the task is ended or paused, ``next_step`` is not ``step``, or it waits
+        and is not due. A waiting task that is due or woken becomes processing. A lease found expired and unreleased
+        adds one to ``lost_leases``; any commit resets it.
+        """
+
+    def commit(self, lease: Lease, commit: StepCommit) -> Committed:
+        """Write one fenced transaction (see `StepCommit`), outbox row included where the task's state or data changed.
+
+        Releases the lease unless ``then`` is `GoOn`. A `NextStep` or `Wait` becomes canceled where a cancel was
+        requested meanwhile. A `Complete` is refused, and nothing written, while unmerged events are there.
+
+        Raises:
+            LeaseLost: epoch or step moved on; nothing was written.
+        """
+
+    def release(self, lease: Lease, retry_at: datetime) -> None:
+        """Hand the step back unfinished (a worker that stops): lease ended, due at ``retry_at``. Quiet if lost."""
+
+    def renew(self, leases: Sequence[Lease], lease_for: timedelta) -> Sequence[Lease]:
+        """Prolong the leases in one statement; returns those that were lost."""
+
+    def settle_late(self, key: str, attempt: int, settlement: Settlement) -> bool:
+        """Store an answer that came after the lease was lost, under its own attempt, without advancing the task.
+
+        Only where the delegation is still ``in_flight`` or ``unknown`` at this attempt. Returns whether it was stored;
+        then the task is due at once, so that its step finds the reply.
+        """
+
+    def history(self, task_id: str) -> Sequence[HistoryEntry]:
+        """All steps with their delegations, oldest first."""
+
+
+class SweepStore(Protocol):
+    """Recovery of what should move and does not."""
+
+    def ring_due(self, limit: int, stall: timedelta) -> Sequence[Dispatch]:
+        """Up to ``limit`` tasks that are due (``due_at`` passed, not ended, not paused, no lease in force).
+
+        Most urgent and oldest first; each is due again after ``stall`` unless it moves. Rows locked by another are
+        skipped, so several callers are harmless.
+        """
+
+    def expire_events(self, limit: int, older_than: timedelta) -> int:
+        """Dead-letter events that waited for their task longer than ``older_than``; returns how many."""
+
+    def undispatched(self) -> int:
+        """How many tasks are due now and not in the hands of a worker."""
+
+
+# -- taking messages in -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A record that is not a message: why, for the dead letter."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A record with what it was decoded to."""
+
+    record: Record
+    message: Message | Invalid
+
+
+class Intake(StrEnum):
+    """What became of a record."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    """The same record, message_id, or task with the same content was there."""
+    CONFLICT = "conflict"
+    """The task_id is known with other content: a dead letter, nothing changed."""
+    EVENT_PENDING = "event_pending"
+    """For a live task: merged by its next step."""
+    EVENT_EARLY = "event_early"
+    """Its task is not known yet: waits a set time."""
+    EVENT_LATE = "event_late"
+    """Its task has ended: recorded, changes nothing."""
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The result for one record of a batch, in the batch's order."""
+
+    outcome: Intake
+    task_id: str | None = None
+    dispatch: Dispatch | None = None
+    """The doorbell to ring: a new task's first step, or the step that an event wakes."""
+    reason: str | None = None
+
+
+class IntakeStore(Protocol):
+    """Accepting records."""
+
+    def accept(self, batch: Sequence[Received], *, due_in: timedelta) -> Sequence[Taken]:
+        """Take a batch in, in one transaction: inbox, tasks, contexts, outbox, dead letters and Kafka offsets.
+
+        New tasks and woken ones are due after ``due_in`` (the time their doorbell, rung by the caller after the
+        commit, has to arrive; zero: the sweep rings it). ``event_data`` of a task becomes context version 1, merged
+        with any events that came before it.
+        """
+
+    def next_offsets(self, partitions: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        """The next offset to read of each (topic, partition) that was ever accepted from."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """One thing to publish: a task update or a dead letter, in its published JSON shape."""
+
+    id: int
+    kind: str
+    """``update`` or ``dead_letter``."""
+    key: str | None
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class OutboxStore(Protocol):
+    """Publishing what was committed."""
+
+    def as_publisher(self) -> AbstractContextManager[bool]:
+        """Try to be the one publisher, as long as the context lasts; yields whether we are."""
+
+    def unpublished(self, limit: int) -> Sequence[OutboxRow]:
+        """The oldest rows not yet published, in the order of their commits per task."""
+
+    def mark_published(self, ids: Sequence[int]) -> None:
+        """Note that the broker confirmed these rows."""
+
+
+# -- a person's hand ----------------------------------------------------------------------------------------------
+
+
+class ControlStore(Protocol):
+    """What people do to tasks; each is audited with who and why.
+
+    All raise `TaskNotFound`, and `NotAllowed` where the task's state does not fit.
+    """
+
+    def retry(self, task_id: str, *, who: str, why: str) -> Dispatch:
+        """Open a failed task again at the step that failed.
+
+        Same number, decision and keys; only delegations that did not succeed are sent again. Where the decision itself
+        was to fail (or none was made), the planner is asked again; a recorded ``fail`` decision keeps its number and a
+        new one opens. A task waiting for a retry or a person (unknown outcome) is simply made due.
+        """
+
+    def rerun(self, task_id: str, step: int, edits: Mapping[str, Any], *, who: str, why: str) -> Dispatch:
+        """Go back to the context before ``step`` with ``edits`` on top (origin: person), under a new step number.
+
+        Not while a worker holds the task's lease.
+        """
+
+    def cancel(self, task_id: str, *, who: str, why: str) -> Task:
+        """End the task: at once where no step runs, else at its next boundary."""
+
+
+class ReadStore(Protocol):
+    """Looking, for the CLI and the planner's explanations."""
+
+    def task(self, task_id: str) -> Task:
+        """One task. Raises `TaskNotFound`."""
+
+    def context(self, task_id: str, version: int | None = None) -> Context:
+        """The context now, or as it was at ``version``. Raises `TaskNotFound`, `NotAllowed` for an unknown version."""
+
+    def context_row(self, task_id: str) -> Mapping[str, Any]:
+        """The promised shape: ``{"id", "task_id", "context": {…}, "created_at", "updated_at"}``."""
+
+    def versions(self, task_id: str) -> Sequence[tuple[int, datetime, Sequence[Change]]]:
+        """Every context version: number, time and changes, oldest first."""
+
+    def tasks(self, *, state: str | None = None, limit: int = 50, after: str | None = None) -> Sequence[Task]:
+        """Newest first."""
+
+    def history(self, task_id: str) -> Sequence[HistoryEntry]:
+        """All steps with their delegations, oldest first."""
+
+    def updates(self, task_id: str, after_id: int = 0) -> Sequence[OutboxRow]:
+        """The task's updates in order, for following it live."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Something set aside, with the reason and the original bytes."""
+
+    id: int
+    reason: str
+    detail: str
+    record: Record | None
+    task_id: str | None
+    created_at: datetime
+    replayed_at: datetime | None = None
+
+
+class DeadLetterStore(Protocol):
+    """Dead letters; all but ``dead_letters`` raise `DeadLetterNotFound`."""
+
+    def dead_letters(self, *, reason: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
+        """Newest first, without those discarded."""
+
+    def dead_letter(self, letter_id: int) -> DeadLetter:
+        """One, with its bytes."""
+
+    def mark_replayed(self, letter_id: int, *, who: str, why: str) -> None:
+        """Note that its record was produced again; audited."""
+
+    def discard(self, letter_id: int, *, who: str, why: str) -> None:
+        """Remove it for good; audited."""
+
+
+# -- planner, agents, dispatch ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """Everything a planner may know for one decision."""
+
+    task_id: str
+    step: int
+    description: str
+    context: Context
+    agents: Sequence[AgentSpec]
+    """Those enabled and allowed for this task."""
+    event_types: Sequence[EventType]
+    history: Sequence[HistoryEntry]
+    wait_timed_out: bool = False
+    """The last wait ended by its time-out."""
+    complaints: Sequence[str] = ()
+    """What was wrong with this step's earlier answers, oldest first."""
+
+
+class Planner(Protocol):
+    """One decision a step."""
+
+    def decide(self, request: PlanRequest) -> Decision:
+        """Propose the next decision; `orchestrator.flow.decide` checks it against registry and schemas.
+
+        Raises:
+            BadAnswer: the model's answer is no decision (malformed arguments, unknown tool, empty, truncated).
+            PlannerUnavailable: try again later.
+            PlannerRefused: the provider refuses for good.
+            NoRoute: the rules see no way (rules planner only).
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRequest:
+    """One call, as it goes out."""
+
+    task_id: str
+    step: int
+    key: str
+    task: str
+    arguments: Mapping[str, Any]
+
+
+class AgentClient(Protocol):
+    """Calls agents over their protocol. Raises nothing for what an agent does; see `AgentOutcome`."""
+
+    def call(self, agent: AgentSpec, request: AgentRequest) -> AgentOutcome:
+        """Send the delegation, waiting at most ``agent.timeout.total`` seconds."""
+
+    def poll(self, agent: AgentSpec, request: AgentRequest, remote_url: str) -> AgentOutcome:
+        """Ask how a delegation answered with 202 is doing."""
+
+    def look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
+        """Ask the agent what became of ``request.key``; only where it declares ``lookup``."""
+
+    def check(self, agent: AgentSpec) -> tuple[bool, str]:
+        """Whether the agent's health address answers, and what it said."""
+
+
+class Agents(Protocol):
+    """The registry."""
+
+    def get(self, name: str) -> AgentSpec | None:
+        """The entry of this name, disabled ones included."""
+
+    def enabled(self, allowed: Sequence[str] | None = None) -> Sequence[AgentSpec]:
+        """Enabled entries, in the file's order; only those named in ``allowed`` where given."""
+
+
+class EventTypes(Protocol):
+    """The event types of events.yaml."""
+
+    def get(self, name: str | None) -> EventType | None:
+        """The entry of this name, or None for an unlisted one."""
+
+    def all(self) -> Sequence[EventType]:
+        """All entries, in the file's order."""
+
+
+class Dispatcher(Protocol):
+    """Rings doorbells: Celery messages of ids and numbers."""
+
+    def dispatch(self, doorbells: Sequence[Dispatch]) -> None:
+        """Send each as a chain keyed by its task_id.
+
+        Raises:
+            DispatchFailed: the broker did not take (all of) them; the sweep repeats what was lost.
+        """
+
+    def backlog(self) -> int:
+        """Step messages waiting in the broker. Raises `DispatchFailed` where it cannot be asked."""
+
+
+class LeaseKeeper(Protocol):
+    """Renews the leases held by this process, all with one heartbeat."""
+
+    def hold(self, lease: Lease) -> AbstractContextManager[Callable[[], bool]]:
+        """Keep the lease renewed while the context lasts; yields a function that tells whether it was lost."""
