@@ -1,2 +1,3 @@
 """Agent Orchestrator."""
+
 __version__ = "0.1.0"

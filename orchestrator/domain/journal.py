@@ -106,7 +106,7 @@ class NewDelegation:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Mark a delegation ``in_flight``: attempts + 1, its deadline set, remote_url cleared. The request follows the commit."""
+    """Mark a delegation ``in_flight``: attempts + 1, deadline set, remote_url cleared. The request follows the commit."""
 
     index: int
     deadline_at: datetime
@@ -116,7 +116,7 @@ class Start:
 class Settlement:
     """What became of a delegation's attempt.
 
-    ``state`` may also be ``in_flight`` (202: ``remote_url`` set) or ``pending`` (certainly not done: will be sent again).
+    ``state`` may also be ``in_flight`` (202: ``remote_url`` set) or ``pending`` (certainly not done, to be sent again).
     """
 
     index: int
@@ -206,7 +206,7 @@ class Committed:
     cancel_requested: bool = False
     paused: bool = False
     late_events: tuple[PendingEvent, ...] = ()
-    """Only where ``Complete`` was asked and events came in meanwhile: nothing was written; merge them and commit again."""
+    """Where ``Complete`` was asked and events came in meanwhile: nothing was written; merge them and commit again."""
 
     @property
     def refused_for_events(self) -> bool:

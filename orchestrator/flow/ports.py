@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Change, Context
 from orchestrator.domain.decision import Decision
-from orchestrator.domain.delegation import AgentOutcome, Delegation, LookupOutcome
+from orchestrator.domain.delegation import AgentOutcome, LookupOutcome
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import (
     Claim,
