@@ -50,6 +50,8 @@ class Step:
     finished_at: datetime | None = None
     error_code: str | None = None
     error: str | None = None
+    superseded: bool = False
+    """Whether a rerun went back before this step: kept for the record, no part of the task's present course."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class NewDelegation:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Mark a delegation ``in_flight``: attempts + 1, deadline set, remote_url cleared. The request follows the commit."""
+    """Mark a delegation ``in_flight``: attempts + 1, deadline set, remote_url cleared. The request comes after it."""
 
     index: int
     deadline_at: datetime

@@ -1,0 +1,353 @@
+"""Every setting, validated at start: the only module that reads the environment (and ``.env``).
+
+Each setting has a name in the environment (its alias below, upper case). ``<NAME>_FILE`` names a file whose content,
+less a trailing newline, is the value: for secrets mounted by Docker or Kubernetes. Precedence: environment, then
+``…_FILE``, then ``.env``, then the default. Secrets are `SecretStr`: they show as ``**********`` everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from orchestrator.errors import ConfigurationError
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def _comma_list(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+
+
+def _setting(name: str, default: Any = ..., *, doc: str, **constraints: Any) -> Any:
+    """A field read from the environment as ``name``; ``doc`` is its line in docs/settings.md."""
+    return Field(default, alias=name, description=doc, **constraints)
+
+
+class Settings(BaseModel):
+    """All settings of all processes. Fields are grouped as they are documented in docs/settings.md."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=False, hide_input_in_errors=True)
+
+    # -- servers
+    database_url: SecretStr = _setting(
+        "DATABASE_URL",
+        doc="PostgreSQL: `postgresql://user:password@host:5432/name?sslmode=verify-full&sslrootcert=…`.",
+    )
+    redis_url: SecretStr = _setting(
+        "REDIS_URL",
+        SecretStr("redis://127.0.0.1:6379/0"),
+        doc="Celery's broker: `redis://[user:password@]host:6379/0`, `rediss://…` for TLS, or "
+        "`sentinel://host:26379;sentinel://host2:26379` for Sentinel. Redis Cluster is refused: Celery cannot use it.",
+    )
+    redis_sentinel_master: str = _setting(
+        "REDIS_SENTINEL_MASTER", "mymaster", doc="Name of the master that Sentinel watches."
+    )
+    redis_sentinel_password: SecretStr | None = _setting(
+        "REDIS_SENTINEL_PASSWORD", None, doc="Password of the Sentinels themselves, where they have one."
+    )
+    redis_ssl_ca_file: Path | None = _setting(
+        "REDIS_SSL_CA", None, doc="CA certificates (PEM) for `rediss://`; default: the system's."
+    )
+    redis_ssl_cert: Path | None = _setting("REDIS_SSL_CERT", None, doc="Client certificate (PEM) for `rediss://`.")
+    redis_ssl_key: Path | None = _setting("REDIS_SSL_KEY", None, doc="Key of the client certificate.")
+    redis_key_prefix: str = _setting(
+        "REDIS_KEY_PREFIX", "orchestrator:", doc="Prefix of every key in Redis (`global_keyprefix`)."
+    )
+    kafka_bootstrap_servers: CommaList = _setting(
+        "KAFKA_BOOTSTRAP_SERVERS", ("127.0.0.1:9092",), doc="Kafka brokers, `host:port`, separated by commas."
+    )
+
+    # -- Kafka
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _setting(
+        "KAFKA_SECURITY_PROTOCOL", "PLAINTEXT", doc="How to talk to the brokers."
+    )
+    kafka_ssl_ca: Path | None = _setting("KAFKA_SSL_CA", None, doc="CA certificates (PEM) of the brokers.")
+    kafka_ssl_cert: Path | None = _setting("KAFKA_SSL_CERT", None, doc="Client certificate (PEM).")
+    kafka_ssl_key: Path | None = _setting("KAFKA_SSL_KEY", None, doc="Key of the client certificate.")
+    kafka_ssl_check_hostname: bool = _setting(
+        "KAFKA_SSL_CHECK_HOSTNAME", True, doc="Whether the broker's certificate must name its host."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = _setting(
+        "KAFKA_SASL_MECHANISM", None, doc="With `SASL_…`: how to log in."
+    )
+    kafka_sasl_username: str | None = _setting("KAFKA_SASL_USERNAME", None, doc="PLAIN and SCRAM: user.")
+    kafka_sasl_password: SecretStr | None = _setting("KAFKA_SASL_PASSWORD", None, doc="PLAIN and SCRAM: password.")
+    kafka_oauth_token: SecretStr | None = _setting(
+        "KAFKA_OAUTH_TOKEN", None, doc="OAUTHBEARER: a fixed token; with `KAFKA_OAUTH_TOKEN_FILE` read anew each login."
+    )
+    kafka_oauth_token_url: str | None = _setting(
+        "KAFKA_OAUTH_TOKEN_URL", None, doc="OAUTHBEARER: token endpoint for the client-credentials grant."
+    )
+    kafka_oauth_client_id: str | None = _setting("KAFKA_OAUTH_CLIENT_ID", None, doc="OAUTHBEARER: client id.")
+    kafka_oauth_client_secret: SecretStr | None = _setting(
+        "KAFKA_OAUTH_CLIENT_SECRET", None, doc="OAUTHBEARER: client secret."
+    )
+    kafka_oauth_scope: str | None = _setting("KAFKA_OAUTH_SCOPE", None, doc="OAUTHBEARER: scope to ask for.")
+    kafka_topic_prefix: str = _setting("KAFKA_TOPIC_PREFIX", "", doc="Put before each of the four topic names.")
+    kafka_topic_tasks: str = _setting("KAFKA_TOPIC_TASKS", "tasks", doc="Topic of task messages.")
+    kafka_topic_events: str = _setting("KAFKA_TOPIC_EVENTS", "events", doc="Topic of event messages.")
+    kafka_topic_updates: str = _setting("KAFKA_TOPIC_UPDATES", "task-updates", doc="Topic that updates go to.")
+    kafka_topic_dead_letters: str = _setting(
+        "KAFKA_TOPIC_DEAD_LETTERS", "dead-letters", doc="Topic that dead letters go to."
+    )
+    kafka_group_id: str = _setting("KAFKA_GROUP_ID", "orchestrator-bridge", doc="Consumer group of the bridges.")
+    kafka_session_timeout: Seconds = _setting(
+        "KAFKA_SESSION_TIMEOUT", 10.0, doc="Seconds until the group gives up on a silent bridge."
+    )
+    kafka_create_topics: bool = _setting(
+        "KAFKA_CREATE_TOPICS", True, doc="Create missing topics at start (1 partition… the broker's default)."
+    )
+
+    # -- planner
+    model: str = _setting(
+        "ORCHESTRATOR_MODEL",
+        "openai:gpt-5-mini",
+        doc="Who decides: `provider:model` as LangChain's `init_chat_model` takes it, or `rules:` (no LLM: backward "
+        "chaining over what agents provide and require).",
+        min_length=1,
+    )
+    openai_api_key: SecretStr | None = _setting("OPENAI_API_KEY", None, doc="Key for `openai:` models.")
+    openai_base_url: str | None = _setting("OPENAI_BASE_URL", None, doc="Any OpenAI-compatible server.")
+    model_timeout: Seconds = _setting("ORCHESTRATOR_MODEL_TIMEOUT", 60.0, doc="Seconds one answer may take.")
+    model_max_tokens: int = _setting(
+        "ORCHESTRATOR_MODEL_MAX_TOKENS", 4096, doc="Tokens one answer may have.", ge=16, le=1_000_000
+    )
+    model_attempts: int = _setting(
+        "ORCHESTRATOR_MODEL_ATTEMPTS",
+        6,
+        doc="Tries (with back-off) before a step fails as `planner_unavailable`.",
+        ge=1,
+    )
+    bad_answers: int = _setting(
+        "ORCHESTRATOR_BAD_ANSWERS", 3, doc="Unusable answers in one step before it fails as `bad_decision`.", ge=1
+    )
+    verbose: bool = _setting(
+        "ORCHESTRATOR_VERBOSE", False, doc="Log prompts, answers and reasons, with secrets masked."
+    )
+
+    # -- agents and events
+    agents_file: Path = _setting("ORCHESTRATOR_AGENTS", Path("agents.yaml"), doc="The registry of agents.")
+    events_file: Path | None = _setting(
+        "ORCHESTRATOR_EVENTS", None, doc="Event types; without it every event merges as it is."
+    )
+
+    # -- tasks
+    max_steps: int = _setting(
+        "ORCHESTRATOR_MAX_STEPS", 50, doc="Steps a task may take before it fails as `step_limit`.", ge=1, le=100_000
+    )
+    max_message_bytes: int = _setting(
+        "ORCHESTRATOR_MAX_MESSAGE_BYTES", 1_000_000, doc="Larger records are dead letters.", ge=1_000
+    )
+    max_message_depth: int = _setting(
+        "ORCHESTRATOR_MAX_MESSAGE_DEPTH", 32, doc="Deeper nested records are dead letters.", ge=3, le=200
+    )
+    max_context_bytes: int = _setting(
+        "ORCHESTRATOR_MAX_CONTEXT_BYTES", 4_000_000, doc="A task whose context outgrows this fails.", ge=10_000
+    )
+    event_wait: Seconds = _setting(
+        "ORCHESTRATOR_EVENT_WAIT", 24 * 3600.0, doc="Seconds an event waits for its task before it is a dead letter."
+    )
+
+    # -- leases and recovery
+    lease: Seconds = _setting("ORCHESTRATOR_LEASE", 9.0, doc="Seconds a step's lease lasts unless renewed.")
+    stall: Seconds = _setting(
+        "ORCHESTRATOR_STALL", 10.0, doc="Seconds after which a task that nobody took up is dispatched again."
+    )
+    sweep_interval: Seconds = _setting("ORCHESTRATOR_SWEEP_INTERVAL", 2.0, doc="Seconds between two sweeps.")
+    max_lost_leases: int = _setting(
+        "ORCHESTRATOR_MAX_LOST_LEASES", 10, doc="Workers that may die in one step before it fails as `poison`.", ge=1
+    )
+    dispatch_window: int = _setting(
+        "ORCHESTRATOR_DISPATCH_WINDOW",
+        5_000,
+        doc="Step messages that may wait in the broker; more tasks stay in PostgreSQL until there is room.",
+        ge=1,
+    )
+
+    # -- processes
+    concurrency: int = _setting(
+        "ORCHESTRATOR_CONCURRENCY", 50, doc="Steps a worker runs at once (threads).", ge=1, le=10_000
+    )
+    database_pool: int = _setting(
+        "ORCHESTRATOR_DATABASE_POOL", 20, doc="PostgreSQL connections a process may open.", ge=1, le=1_000
+    )
+    statement_timeout: Seconds = _setting(
+        "ORCHESTRATOR_STATEMENT_TIMEOUT", 15.0, doc="Seconds after which PostgreSQL ends a statement of ours."
+    )
+    bridge_batch: int = _setting("BRIDGE_BATCH", 500, doc="Records taken in with one commit.", ge=1, le=10_000)
+    bridge_backlog: int = _setting(
+        "BRIDGE_BACKLOG", 100_000, doc="Unfinished dispatches in PostgreSQL above which the bridge pauses.", ge=1
+    )
+    bridge_bad_in_a_row: int = _setting(
+        "BRIDGE_BAD_IN_A_ROW", 1_000, doc="Bad records in a row that stop the bridge loudly.", ge=1
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _setting(
+        "ORCHESTRATOR_LOG_LEVEL", "INFO", doc="Least level that is logged."
+    )
+    log_format: Literal["text", "json"] = _setting(
+        "ORCHESTRATOR_LOG_FORMAT", "text", doc="Lines for people, or one JSON object a line."
+    )
+    flower_port: int = _setting("FLOWER_PORT", 5555, doc="Where Flower listens.", ge=1, le=65_535)
+    flower_address: str = _setting("FLOWER_ADDRESS", "127.0.0.1", doc="Address that Flower listens on.")
+    flower_basic_auth: SecretStr | None = _setting(
+        "FLOWER_BASIC_AUTH", None, doc="`user:password` that Flower asks for."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        _check_database_url(self.database_url.get_secret_value())
+        _check_redis_url(self.redis_url.get_secret_value())
+        if self.kafka_security_protocol.startswith("SASL"):
+            self._check_sasl()
+        for server in self.kafka_bootstrap_servers:
+            if not re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", server):
+                raise ValueError(f"KAFKA_BOOTSTRAP_SERVERS: {server!r} is not host:port")
+        if not re.fullmatch(r"rules:|[a-z0-9_]+:.+", self.model):
+            raise ValueError(f"ORCHESTRATOR_MODEL: {self.model!r} is neither `rules:` nor `provider:model`")
+        return self
+
+    def _check_sasl(self) -> None:
+        if self.kafka_sasl_mechanism is None:
+            raise ValueError("KAFKA_SASL_MECHANISM is needed with KAFKA_SECURITY_PROTOCOL=SASL_…")
+        if self.kafka_sasl_mechanism == "OAUTHBEARER":
+            if self.kafka_oauth_token is None and not (self.kafka_oauth_token_url and self.kafka_oauth_client_id):
+                raise ValueError(
+                    "OAUTHBEARER needs KAFKA_OAUTH_TOKEN (or KAFKA_OAUTH_TOKEN_FILE), "
+                    "or KAFKA_OAUTH_TOKEN_URL with KAFKA_OAUTH_CLIENT_ID and KAFKA_OAUTH_CLIENT_SECRET"
+                )
+        elif self.kafka_sasl_username is None or self.kafka_sasl_password is None:
+            raise ValueError(f"{self.kafka_sasl_mechanism} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD")
+
+    def topic(self, kind: Literal["tasks", "events", "updates", "dead_letters"]) -> str:
+        """A topic's full name, prefix included."""
+        return f"{self.kafka_topic_prefix}{getattr(self, f'kafka_topic_{kind}')}"
+
+    @property
+    def lease_for(self) -> timedelta:
+        """`lease` as a timedelta."""
+        return timedelta(seconds=self.lease)
+
+    @property
+    def stall_for(self) -> timedelta:
+        """`stall` as a timedelta."""
+        return timedelta(seconds=self.stall)
+
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret value in use, for masking in logs; passwords inside URLs included."""
+        found: list[str] = []
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if not isinstance(value, SecretStr):
+                continue
+            text = value.get_secret_value()
+            if "://" in text:
+                passwords = re.findall(r"//[^/@]*?:([^@/]+)@", text)
+                found.extend(form for password in passwords for form in (password, unquote(password)))
+            else:
+                found.append(text)
+        return tuple(sorted({text for text in found if len(text) >= 4}, key=len, reverse=True))
+
+
+def _check_database_url(url: str) -> None:
+    scheme = urlsplit(url).scheme
+    if scheme not in {"postgresql", "postgres", "postgresql+psycopg2"}:
+        raise ValueError(f"DATABASE_URL must begin with postgresql://, this one begins with {scheme or 'nothing'}://")
+
+
+def _check_redis_url(url: str) -> None:
+    schemes = {urlsplit(part).scheme for part in url.split(";")}
+    if any("cluster" in scheme for scheme in schemes) or "cluster=true" in url:
+        raise ValueError(
+            "REDIS_URL: Redis Cluster cannot be Celery's broker (its queues need multi-key commands on one node); "
+            "use one Redis or Valkey, with Sentinel for fail-over"
+        )
+    if not schemes <= {"redis", "rediss", "sentinel"}:
+        raise ValueError("REDIS_URL must begin with redis://, rediss:// or sentinel://")
+
+
+def _read_environment(environ: Mapping[str, str], dotenv: Path | None) -> dict[str, str]:
+    """Values by setting name: environment, then ``…_FILE``, then ``.env``. Empty strings count as not set."""
+    names = {str(info.alias) for info in Settings.model_fields.values()}
+    from_file = dotenv_values(dotenv) if dotenv is not None and dotenv.is_file() else {}
+    values: dict[str, str] = {}
+    for name in names:
+        for source in (environ, from_file):
+            if source.get(name):
+                values[name] = str(source[name])
+                break
+            if path := source.get(f"{name}_FILE"):
+                values[name] = _file_value(name, Path(str(path)))
+                break
+    return values
+
+
+def _file_value(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"{name}_FILE names {path}, which cannot be read: {error}",
+            hint=f"Give {name} itself, or a file that this user may read.",
+        ) from error
+
+
+def read_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> Settings:
+    """Read and validate all settings.
+
+    Raises:
+        ConfigurationError: naming each setting that is missing or wrong; no secret's value is shown.
+    """
+    values = _read_environment(os.environ if environ is None else environ, dotenv)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_problem(item) for item in error.errors(include_url=False, include_input=False))
+        raise ConfigurationError(
+            f"settings are wrong: {problems}",
+            hint="Set them in the environment or in .env; docs/settings.md has each with its default.",
+        ) from None
+
+
+def environment_value(name: str) -> str | None:
+    """One value that is no setting of ours: an agent's secret or address, named in agents.yaml.
+
+    Looked up like a setting: environment, ``<name>_FILE``, ``.env``. None where it is not set.
+
+    Raises:
+        ConfigurationError: ``<name>_FILE`` names a file that cannot be read.
+    """
+    for source in (os.environ, dotenv_values(".env")):
+        if source.get(name):
+            return str(source[name])
+        if path := source.get(f"{name}_FILE"):
+            return _file_value(name, Path(str(path)))
+    return None
+
+
+def _problem(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    text = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "missing":
+        return f"{where} is not set"
+    return f"{where}: {text}" if where else text
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return read_settings()
