@@ -54,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
         if sys.version_info < OLDEST_PYTHON:
             raise SetupError(f"Python {version_of(OLDEST_PYTHON)} or newer is needed; {sys.executable} is older.")
         wanted = fingerprint(venv)
+        if not os.environ.get("PYTHON"):
+            # Nobody asked for this Python: an environment that was made with another one will do.
+            wanted["python"] = stamp(venv).get("python", wanted["python"])
         if not options.again and is_ready(venv, wanted):
             return 0
         with only_one_at_a_time(venv.with_name(f"{venv.name}.lock"), "another set-up of this checkout"):
@@ -73,6 +76,7 @@ def prepare(venv: Path, wanted: dict[str, str], *, whole: bool) -> None:
     started = time.monotonic()
     log = venv / "setup.log"
     if whole:
+        wanted["python"] = version_of(sys.version_info[:2])
         say(f"Setting up {shown(venv)} with Python {sys.version.split()[0]} (once; later runs skip this)")
         create_environment(venv)
         install_packages(venv, log)
@@ -94,7 +98,7 @@ def fingerprint(venv: Path) -> dict[str, str]:
         "project": digest(CHECKOUT / "pyproject.toml"),
         "script": digest(Path(__file__)),
         "venv": str(venv),  # an environment that was moved still points to its old place
-        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "python": version_of(sys.version_info[:2]),
         "platform": sysconfig.get_platform(),
     }
 
