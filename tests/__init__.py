@@ -1,0 +1,1 @@
+"""All tests; the folders say on what they stand."""

@@ -1,0 +1,1 @@
+"""One behaviour promised at an edge, tried on the real thing."""

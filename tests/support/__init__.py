@@ -1,0 +1,1 @@
+"""What tests share: servers, agents and waiting for conditions."""
