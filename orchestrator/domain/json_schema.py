@@ -1,0 +1,42 @@
+"""Checking JSON values against JSON Schemas (Draft 2020-12), with compiled validators kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from orchestrator.domain.ids import canonical_json
+
+
+@lru_cache(maxsize=1024)
+def _validator(schema_text: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads(schema_text))
+
+
+_by_identity: dict[int, tuple[Mapping[str, Any], Draft202012Validator]] = {}
+
+
+def _validator_of(schema: Mapping[str, Any]) -> Draft202012Validator:
+    # Schemas live as long as the registry; looking them up by identity spares a canonical dump on every call. The
+    # schema itself is kept beside its validator, so that its id cannot be given to another object.
+    known = _by_identity.get(id(schema))
+    if known is not None:
+        return known[1]
+    validator = _validator(canonical_json(schema))
+    if len(_by_identity) < 4096:
+        _by_identity[id(schema)] = (schema, validator)
+    return validator
+
+
+def schema_problem(schema: Mapping[str, Any], value: Any) -> str | None:
+    """What is wrong with ``value`` under ``schema``, as one sentence that ends with the place; None if it fits."""
+    error = best_match(_validator_of(schema).iter_errors(value))
+    if error is None:
+        return None
+    place = "".join(f"/{part}" for part in error.absolute_path)
+    return f"{error.message[:500]} (at {place or 'the top'})"

@@ -1,0 +1,42 @@
+"""A person's hand: retry, rerun, cancel. The store writes and audits; the doorbell is rung after the commit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.task import Task
+from orchestrator.errors import DispatchFailed
+from orchestrator.flow.ports import ControlStore, Dispatcher
+
+log = logging.getLogger(__name__)
+
+
+class Control:
+    """What people do to tasks. Every method raises `TaskNotFound`, and `NotAllowed` where the state does not fit."""
+
+    def __init__(self, store: ControlStore, dispatcher: Dispatcher) -> None:
+        self.store = store
+        self.dispatcher = dispatcher
+
+    def retry(self, task_id: str, *, who: str, why: str) -> Dispatch:
+        """Do the failed step again, sending only what did not succeed; returns the step that now runs."""
+        return self._ring(self.store.retry(task_id, who=who, why=why))
+
+    def rerun(self, task_id: str, step: int, edits: Mapping[str, Any], *, who: str, why: str) -> Dispatch:
+        """Go on from the context before ``step`` with ``edits`` on top, under a new step number."""
+        return self._ring(self.store.rerun(task_id, step, edits, who=who, why=why))
+
+    def cancel(self, task_id: str, *, who: str, why: str) -> Task:
+        """End the task, at once or at its next boundary."""
+        return self.store.cancel(task_id, who=who, why=why)
+
+    def _ring(self, doorbell: Dispatch) -> Dispatch:
+        try:
+            self.dispatcher.dispatch([doorbell])
+        except DispatchFailed as error:
+            # The task is due in its row: the sweep rings as soon as the broker is back.
+            log.warning("control.broker_away", extra={"task_id": doorbell.task_id, "why": str(error)})
+        return doorbell

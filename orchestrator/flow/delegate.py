@@ -1,0 +1,203 @@
+"""What an exchange with an agent means for its delegation and for the step: pure rules, no I/O.
+
+The heart of "nothing done twice": whether a delegation may be sent (again), must be looked up, or has to wait for a
+person, is decided here and only here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.delegation import (
+    Delegation,
+    DelegationState,
+    LookupOutcome,
+    NeverReceived,
+    NotDone,
+    OutcomeUnknown,
+    Replied,
+    StillRunning,
+)
+from orchestrator.domain.journal import Fail, Settlement, Start, Wait
+from orchestrator.domain.task import WaitsFor
+
+MIN_POLL = 0.2
+"""Seconds: no agent's ``Retry-After: 0`` makes us poll in a tight loop."""
+
+LOOK_UP_FOR = 3600.0
+"""Seconds past a delegation's deadline after which an agent's silent look-up is given up and a person asked."""
+
+
+class Exchange(Enum):
+    """The one thing to do next with an unsettled delegation."""
+
+    SEND = "send"
+    POLL = "poll"
+    LOOK_UP = "look_up"
+    PARK = "park"
+    """Nobody can tell whether it acted but a person."""
+
+
+def next_exchange(agent: AgentSpec, delegation: Delegation) -> Exchange:
+    """How to go on with a delegation found in the journal.
+
+    One in flight without an address to poll was sent by a worker that is gone (or paused): its outcome is unknown.
+    """
+    if delegation.state is DelegationState.PENDING:
+        return Exchange.SEND
+    if delegation.state is DelegationState.IN_FLIGHT and delegation.remote_url:
+        return Exchange.POLL
+    if agent.lookup:
+        return Exchange.LOOK_UP
+    return Exchange.SEND if agent.may_repeat else Exchange.PARK
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to write of a delegation, and what that means for the step; ``then`` None: this delegation succeeded."""
+
+    settlement: Settlement
+    then: Wait | Fail | None = None
+
+
+def judge(
+    agent: AgentSpec, delegation: Delegation, exchange: Exchange, outcome: LookupOutcome, now: datetime
+) -> Verdict:
+    """Turn an outcome into a verdict.
+
+    Args:
+        agent: whose rules count.
+        delegation: as it was when the exchange began, ``attempts`` counting the present one.
+        exchange: what was done.
+        outcome: what came of it.
+        now: the time of the outcome.
+    """
+    match outcome:
+        case Replied(output):
+            return Verdict(Settlement(delegation.index, DelegationState.SUCCEEDED, reply=output))
+        case StillRunning(remote_url, retry_after):
+            return _still_running(agent, delegation, remote_url or delegation.remote_url, retry_after, now)
+        case NotDone() if exchange is Exchange.POLL and outcome.retryable:
+            return _still_running(agent, delegation, delegation.remote_url, outcome.retry_after or 1.0, now)
+        case NotDone() if exchange is Exchange.POLL and outcome.code == "agent_rejected":
+            # The agent took the job and no longer knows it: nobody can say from this whether it acted.
+            return _unknown(agent, delegation, OutcomeUnknown(outcome.code, outcome.detail), now)
+        case NotDone() if outcome.retryable:
+            return _again(agent, delegation, outcome.code, outcome.detail, outcome.retry_after, now)
+        case NotDone():
+            return _failed(delegation, outcome.code, f"{agent.name}: {outcome.detail}")
+        case OutcomeUnknown() if exchange is Exchange.POLL and not _overdue(delegation, now):
+            return _still_running(agent, delegation, delegation.remote_url, 1.0, now)
+        case OutcomeUnknown():
+            return _unknown(agent, delegation, outcome, now)
+        case NeverReceived():
+            if _overdue(delegation, now):
+                return _again(
+                    agent, delegation, "agent_never_received", "its look-up does not know the call", None, now
+                )
+            # The request may still be on its way: a look-up's 404 counts only past the deadline.
+            return _ask_later(agent, delegation, delegation.deadline_at or now, "waiting out the agent's deadline")
+
+
+def started(index: int, agent: AgentSpec, now: datetime) -> Start:
+    """The mark that a delegation is about to be sent, with the moment by which the agent must have answered."""
+    return Start(index, now + timedelta(seconds=agent.timeout.total))
+
+
+def found_unsendable(agent: AgentSpec, delegation: Delegation) -> Verdict:
+    """The verdict for `Exchange.PARK`: a person must say what became of it."""
+    code = delegation.error_code or "interrupted"
+    detail = delegation.error or "the worker that sent it is gone and no reply was recorded"
+    return _park(agent, delegation, code, detail)
+
+
+def _overdue(delegation: Delegation, now: datetime) -> bool:
+    return delegation.deadline_at is not None and now >= delegation.deadline_at
+
+
+def _still_running(
+    agent: AgentSpec, delegation: Delegation, remote_url: str | None, retry_after: float, now: datetime
+) -> Verdict:
+    if _overdue(delegation, now):
+        detail = f"still running after its total time-out of {agent.timeout.total:g} s"
+        return _unknown(agent, delegation, OutcomeUnknown("agent_timeout", detail), now)
+    due_at = now + timedelta(seconds=max(MIN_POLL, retry_after))
+    if delegation.deadline_at is not None:
+        due_at = min(due_at, delegation.deadline_at)
+    # Without an address to poll (a look-up's 202) it stays as it is, and the look-up is repeated.
+    state = DelegationState.IN_FLIGHT if remote_url else DelegationState.UNKNOWN
+    return Verdict(
+        Settlement(delegation.index, state, remote_url=remote_url),
+        Wait(WaitsFor.AGENT, due_at, {"agent": agent.name, "delegation": delegation.ref}),
+    )
+
+
+def _again(
+    agent: AgentSpec, delegation: Delegation, code: str, detail: str, retry_after: float | None, now: datetime
+) -> Verdict:
+    reason = f"{agent.name}: {detail} (attempt {delegation.attempts} of {agent.retry.max_attempts})"
+    if agent.retry.exhausted(delegation.attempts):
+        return _failed(delegation, code, reason)
+    due_at = now + timedelta(seconds=agent.retry.delay(delegation.attempts, retry_after))
+    return Verdict(
+        Settlement(delegation.index, DelegationState.PENDING, error_code=code, error=detail),
+        Wait(
+            WaitsFor.RETRY,
+            due_at,
+            {"agent": agent.name, "delegation": delegation.ref},
+            reason_code=code,
+            reason=reason,
+        ),
+    )
+
+
+def _failed(delegation: Delegation, code: str, reason: str) -> Verdict:
+    return Verdict(
+        Settlement(delegation.index, DelegationState.FAILED, error_code=code, error=reason), Fail(code, reason)
+    )
+
+
+def _unknown(agent: AgentSpec, delegation: Delegation, outcome: OutcomeUnknown, now: datetime) -> Verdict:
+    if agent.lookup:
+        overdue = (now - delegation.deadline_at).total_seconds() if delegation.deadline_at else 0.0
+        if overdue > LOOK_UP_FOR:
+            return _park(agent, delegation, outcome.code, f"{outcome.detail}; its look-up gave no answer either")
+        due_at = now + timedelta(seconds=max(agent.retry.delay(1), min(overdue / 2, 60.0)))
+        return _ask_later(agent, delegation, due_at, outcome.detail, outcome.code)
+    if agent.may_repeat:
+        return _again(agent, delegation, outcome.code, outcome.detail, None, now)
+    return _park(agent, delegation, outcome.code, outcome.detail)
+
+
+def _ask_later(
+    agent: AgentSpec, delegation: Delegation, due_at: datetime, detail: str, code: str = "outcome_unknown"
+) -> Verdict:
+    return Verdict(
+        Settlement(delegation.index, DelegationState.UNKNOWN, error_code=code, error=detail),
+        Wait(
+            WaitsFor.AGENT,
+            due_at,
+            {"agent": agent.name, "delegation": delegation.ref},
+            reason_code="outcome_unknown",
+            reason=f"{agent.name}: {detail}; asking its look-up",
+        ),
+    )
+
+
+def _park(agent: AgentSpec, delegation: Delegation, code: str, detail: str) -> Verdict:
+    return Verdict(
+        Settlement(delegation.index, DelegationState.UNKNOWN, error_code=code, error=detail),
+        Wait(
+            WaitsFor.PERSON,
+            None,
+            {"agent": agent.name, "delegation": delegation.ref, "idempotency_key": delegation.key},
+            reason_code="outcome_unknown",
+            reason=(
+                f"{agent.name} may have acted or not ({detail}); it has side effects and cannot safely be asked or called "
+                f"again, so delegation {delegation.ref} waits until a person says what became of it"
+            ),
+        ),
+    )

@@ -1,0 +1,187 @@
+"""One step of one task, from its claim to its last commit.
+
+claim ▶ boundary checks ▶ merge events ▶ decide ▶ commit decision ▶ call agents ▶ commit replies and next context.
+Every write is fenced by the lease; no transaction is open while the planner or an agent works. A step that finds its
+decision recorded carries it out and never asks again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+
+from orchestrator.domain.decision import Decision, DecisionKind
+from orchestrator.domain.journal import Cancel, Complete, Fail, HistoryEntry, NotClaimed, StepCommit, Then, Wait
+from orchestrator.domain.task import WaitsFor
+from orchestrator.errors import BadAnswer, LeaseLost, NoRoute, PlannerRefused, PlannerUnavailable
+from orchestrator.flow.carry_out import begin_calls, carry_out
+from orchestrator.flow.decide import decide, recorded_changes
+from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, PlanRequest, StepStore
+from orchestrator.flow.turn import StepLimits, StepResult, Turn, now
+
+__all__ = ["StepLimits", "StepResult", "StepRunner"]
+
+log = logging.getLogger(__name__)
+
+
+class StepRunner:
+    """Runs steps. One a process, shared by its threads; holds no state of a task."""
+
+    def __init__(
+        self,
+        *,
+        store: StepStore,
+        planner: Planner,
+        agents: Agents,
+        event_types: EventTypes,
+        client: AgentClient,
+        leases: LeaseKeeper,
+        owner: str,
+        limits: StepLimits,
+    ) -> None:
+        self.store = store
+        self.planner = planner
+        self.agents = agents
+        self.event_types = event_types
+        self.client = client
+        self.leases = leases
+        self.owner = owner
+        self.limits = limits
+
+    def run(self, task_id: str, step: int) -> StepResult:
+        """Execute one step, or end quietly where the doorbell rang for nothing.
+
+        Raises:
+            StoreUnavailable: PostgreSQL is away; nothing is lost, the sweep rings again.
+        """
+        claim = self.store.claim(task_id, step, self.owner, self.limits.lease_for)
+        if isinstance(claim, NotClaimed):
+            log.info("step.skipped", extra={"task_id": task_id, "step": step, "why": claim.value})
+            return StepResult("skipped", claim.value)
+        turn = Turn(self.store, claim, self.event_types, self.limits)
+        with self.leases.hold(claim.lease):
+            try:
+                return self._run(turn)
+            except LeaseLost as error:
+                log.warning("step.fenced", extra={"task_id": task_id, "step": step, "why": str(error)})
+                return StepResult("fenced", "another worker took this step over")
+
+    def _run(self, turn: Turn) -> StepResult:
+        if stop := _boundary(turn):
+            return turn.end(StepCommit(stop))
+        if turn.step is not None and turn.step.decision is not None:
+            return self._follow(turn, turn.step.decision)
+        if turn.context.is_complete:
+            return turn.end(StepCommit(turn.forward()))
+        return self._decide(turn)
+
+    def _follow(self, turn: Turn, decision: Decision) -> StepResult:
+        """Carry out a decision recorded by an earlier execution of this step."""
+        if decision.kind is DecisionKind.CALL:
+            return carry_out(turn, self.agents, self.client)
+        # A control decision is written in the very commit that carries it out; only a person's retry can leave one.
+        return self._act(turn, decision, self._history(turn), recorded=True)
+
+    def _history(self, turn: Turn) -> Sequence[HistoryEntry]:
+        entries = self.store.history(turn.task.task_id)
+        return [e for e in entries if not e.step.superseded and e.step.number != turn.lease.step]
+
+    def _decide(self, turn: Turn) -> StepResult:
+        history = self._history(turn)
+        request = PlanRequest(
+            task_id=turn.task.task_id,
+            step=turn.lease.step,
+            description=turn.task.description,
+            context=turn.context,
+            agents=self.agents.enabled(turn.task.allowed_agents),
+            event_types=self.event_types.all(),
+            history=history,
+            wait_timed_out=_wait_timed_out(turn, history),
+        )
+        try:
+            decision = decide(self.planner, request, self.limits.bad_answers)
+        except PlannerUnavailable as error:
+            return _planner_away(turn, error)
+        except (BadAnswer, PlannerRefused, NoRoute) as error:
+            return turn.end(StepCommit(Fail(error.code, f"{error} {error.hint or ''}".strip())))
+        log.info(
+            "step.decided",
+            extra={
+                "task_id": turn.task.task_id,
+                "step": turn.lease.step,
+                "kind": decision.kind.value,
+                "agents": [call.agent for call in decision.calls],
+                "reason": decision.reason,
+                "model": decision.usage.model,
+            },
+        )
+        return self._act(turn, decision, history)
+
+    def _act(
+        self, turn: Turn, decision: Decision, history: Sequence[HistoryEntry], recorded: bool = False
+    ) -> StepResult:
+        """Begin the calls of a decision, or write what a control decision means."""
+        if decision.kind is DecisionKind.CALL:
+            return begin_calls(turn, decision, self.agents, self.client)
+        if decision.kind is DecisionKind.RECORD:
+            turn.change(recorded_changes(decision.records, history, now()))
+        return turn.end(StepCommit(_meaning(turn, decision), decision=None if recorded else decision))
+
+
+def _meaning(turn: Turn, decision: Decision) -> Then:
+    """What a control decision does to the task."""
+    details = decision.details
+    match decision.kind:
+        case DecisionKind.FINISH:
+            return Complete(decision.reason)
+        case DecisionKind.WAIT_FOR_EVENT:
+            seconds = details.get("timeout_seconds")
+            due_at = now() + timedelta(seconds=float(seconds)) if seconds is not None else None
+            return Wait(WaitsFor.EVENT, due_at, details, same_step=False, reason=decision.reason)
+        case DecisionKind.ASK_HUMAN:
+            reason = str(details.get("question") or decision.reason)
+            return Wait(WaitsFor.PERSON, None, details, same_step=False, reason=reason)
+        case DecisionKind.FAIL:
+            return Fail(str(details.get("code") or "planner_gave_up"), decision.reason)
+        case _:
+            return turn.forward()
+
+
+def _boundary(turn: Turn) -> Then | None:
+    """What ends the task before anything is done: cancel, a step that kills its workers, deadline, step limit."""
+    task, limits = turn.task, turn.limits
+    if task.cancel_requested:
+        return Cancel("canceled by request")
+    if task.lost_leases >= limits.max_lost_leases:
+        return Fail(
+            "poison",
+            f"step {turn.lease.step} lost its worker {task.lost_leases} times without a commit; it is set aside",
+        )
+    if task.deadline is not None and now() >= task.deadline:
+        return Fail("deadline_passed", f"the task's deadline {task.deadline.isoformat()} has passed")
+    most = min(limits.max_steps, int(task.budget.get("steps", limits.max_steps)))
+    if turn.step is None and turn.lease.step > most and not turn.context.is_complete:
+        return Fail("step_limit", f"all of the task's {most} steps are used and fields are still missing")
+    return None
+
+
+def _planner_away(turn: Turn, error: PlannerUnavailable) -> StepResult:
+    attempts = (turn.step.attempts if turn.step else 0) + 1
+    policy = turn.limits.planner_retry
+    if policy.exhausted(attempts):
+        return turn.end(StepCommit(Fail(error.code, f"{error} (tried {attempts} times)")))
+    due_at = now() + timedelta(seconds=policy.delay(attempts, error.retry_after))
+    reason = f"{error} (attempt {attempts} of {policy.max_attempts})"
+    return turn.end(StepCommit(Wait(WaitsFor.RETRY, due_at, reason_code=error.code, reason=reason)))
+
+
+def _wait_timed_out(turn: Turn, history: Sequence[HistoryEntry]) -> bool:
+    """Whether the step before was a wait for an event, and its time ran out without one."""
+    if not history or turn.merged_events:
+        return False
+    last = history[-1].step
+    if last.decision is None or last.decision.kind is not DecisionKind.WAIT_FOR_EVENT or last.finished_at is None:
+        return False
+    seconds = last.decision.details.get("timeout_seconds")
+    return seconds is not None and now() >= last.finished_at + timedelta(seconds=float(seconds))

@@ -1,0 +1,67 @@
+"""The sweep: ring the doorbells of tasks that should move and do not, within the window that the broker has room for."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+from orchestrator.errors import DispatchFailed
+from orchestrator.flow.ports import Dispatcher, SweepStore
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+"""Rows one statement takes, so that none holds locks for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepLimits:
+    """See the settings of the same names."""
+
+    stall: timedelta = timedelta(seconds=10)
+    dispatch_window: int = 5_000
+    event_wait: timedelta = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """What one sweep did."""
+
+    dispatched: int
+    expired_events: int
+
+
+class Sweep:
+    """Recovery by looking: whatever was lost on its way to a worker is sent again from the rows."""
+
+    def __init__(self, store: SweepStore, dispatcher: Dispatcher, limits: SweepLimits) -> None:
+        self.store = store
+        self.dispatcher = dispatcher
+        self.limits = limits
+
+    def run(self) -> SweepResult:
+        """Sweep once. Several at the same time are harmless.
+
+        Raises:
+            StoreUnavailable: PostgreSQL is away; the next sweep does it.
+        """
+        result = SweepResult(self._ring(), self.store.expire_events(BATCH, self.limits.event_wait))
+        if result.dispatched or result.expired_events:
+            log.info("sweep.done", extra={"dispatched": result.dispatched, "expired_events": result.expired_events})
+        return result
+
+    def _ring(self) -> int:
+        rung = 0
+        try:
+            room = self.limits.dispatch_window - self.dispatcher.backlog()
+            while room > 0:
+                doorbells = self.store.ring_due(min(room, BATCH), self.limits.stall)
+                if not doorbells:
+                    break
+                self.dispatcher.dispatch(doorbells)
+                rung += len(doorbells)
+                room -= len(doorbells)
+        except DispatchFailed as error:
+            log.warning("sweep.broker_away", extra={"why": str(error), "dispatched": rung})
+        return rung

@@ -1,0 +1,199 @@
+"""What one execution of a step holds in its hands: the lease, the context as it grows, and what is not yet written.
+
+Everything reaches the database through `Turn.write`: one fenced commit with all that has gathered since the last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from orchestrator.domain.context import Change
+from orchestrator.domain.delegation import Delegation
+from orchestrator.domain.event_type import changes_of_event
+from orchestrator.domain.journal import (
+    Claim,
+    Committed,
+    Complete,
+    Dispatch,
+    Fail,
+    NextStep,
+    PendingEvent,
+    Settlement,
+    StepCommit,
+    Then,
+    Wait,
+)
+from orchestrator.domain.retry import RetryPolicy
+from orchestrator.domain.task import Task, TaskState
+from orchestrator.errors import LeaseLost, StoreUnavailable
+from orchestrator.flow.ports import EventTypes, StepStore
+
+log = logging.getLogger(__name__)
+
+_EVENT_ROUNDS = 10
+"""How often a completing commit merges events that came in meanwhile; then the next step merges them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """The bounds of a step; see the settings of the same names."""
+
+    lease_for: timedelta = timedelta(seconds=9)
+    max_steps: int = 50
+    bad_answers: int = 3
+    max_lost_leases: int = 10
+    max_context_bytes: int = 4_000_000
+    planner_retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(6, 1.0, 60.0))
+    store_patience: float = 60.0
+    """Seconds a finished piece of work is held in memory while PostgreSQL is away."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """How an execution of a step ended, for logs and Flower: no context data, no secrets."""
+
+    outcome: str
+    """``next``, ``completed``, ``waiting``, ``failed``, ``canceled``, ``skipped`` or ``fenced``."""
+    detail: str = ""
+    next: Dispatch | None = None
+    """The successor to send, where there is one."""
+
+
+class Turn:
+    """One execution of one step under its lease."""
+
+    def __init__(self, store: StepStore, claim: Claim, event_types: EventTypes, limits: StepLimits) -> None:
+        self.store = store
+        self.limits = limits
+        self.lease = claim.lease
+        self.task = claim.task
+        self.step = claim.step
+        self.context = self._saved = claim.context
+        self.delegations = {delegation.index: delegation for delegation in claim.delegations}
+        self._event_types = event_types
+        self._changes: list[Change] = []
+        self._merged: list[int] = []
+        self._settlements: list[Settlement] = []
+        self.merge(claim.events)
+
+    @property
+    def merged_events(self) -> bool:
+        """Whether events came into the context in this execution."""
+        return bool(self._merged)
+
+    def merge(self, events: Iterable[PendingEvent]) -> None:
+        """Put waiting events into the context, in the order of their arrival; written with the next commit."""
+        for event in events:
+            event_type = self._event_types.get(event.event_type)
+            self.change(changes_of_event(event_type, event.event_type, event.event_data, event.received_at))
+            self._merged.append(event.inbox_id)
+
+    def change(self, changes: Sequence[Change]) -> None:
+        """Change the context in memory; written with the next commit, as one version."""
+        self._changes.extend(changes)
+        self.context = self._saved.apply(self._changes)
+
+    def keep(self, settlement: Settlement) -> None:
+        """Note what became of a delegation; written with the next commit."""
+        self._settlements.append(settlement)
+        settled = self.delegations[settlement.index]
+        self.delegations[settlement.index] = replace(settled, state=settlement.state, reply=settlement.reply)
+
+    def forward(self) -> Then:
+        """Where the task goes once this step's work is done."""
+        if self.context.is_complete:
+            return Complete("every required field has a value")
+        return NextStep()
+
+    def write(self, commit: StepCommit) -> Committed:
+        """Write one fenced commit with everything gathered, waiting while PostgreSQL is away.
+
+        Raises:
+            LeaseLost: another worker took over; replies in hand were stored under their own attempts.
+            StoreUnavailable: PostgreSQL stayed away for longer than ``store_patience``.
+        """
+        full = replace(
+            commit,
+            settlements=(*self._settlements, *commit.settlements),
+            context=self.context if self._changes else None,
+            changes=tuple(self._changes),
+            merged_events=tuple(self._merged),
+        )
+        try:
+            committed = _patiently(lambda: self.store.commit(self.lease, full), self.limits.store_patience)
+        except LeaseLost:
+            self._settle_late(full.settlements)
+            raise
+        if not committed.refused_for_events:
+            self._changes, self._merged, self._settlements = [], [], []
+            self._saved = self.context
+            self.delegations = {delegation.index: delegation for delegation in committed.delegations}
+        return committed
+
+    def end(self, commit: StepCommit) -> StepResult:
+        """Write the commit that ends this execution and say how it ended."""
+        if (size := self._context_bytes()) > self.limits.max_context_bytes:
+            self._changes, self._merged, self.context = [], [], self._saved
+            reason = f"the context would have {size} bytes; ORCHESTRATOR_MAX_CONTEXT_BYTES allows fewer"
+            commit = replace(commit, then=Fail("context_too_large", reason))
+        committed = self.write(commit)
+        rounds = 0
+        while committed.refused_for_events:
+            self.merge(committed.late_events)
+            rounds += 1
+            committed = self.write(commit if rounds < _EVENT_ROUNDS else replace(commit, then=NextStep()))
+        return _result(self.task, commit.then, committed)
+
+    def _context_bytes(self) -> int:
+        if not self._changes:
+            return 0
+        return len(json.dumps(self.context.collected_data, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+    def _settle_late(self, settlements: Iterable[Settlement]) -> None:
+        for settlement in settlements:
+            delegation: Delegation = self.delegations[settlement.index]
+            stored = self.store.settle_late(delegation.key, delegation.attempts, settlement)
+            log.warning(
+                "delegation.late_reply",
+                extra={"task_id": self.task.task_id, "delegation": delegation.ref, "stored": stored},
+            )
+
+
+def _result(task: Task, then: Then, committed: Committed) -> StepResult:
+    log.info(
+        "step.ended",
+        extra={"task_id": task.task_id, "state": committed.state.value, "next_step": committed.next_step},
+    )
+    match committed.state:
+        case TaskState.PROCESSING:
+            return StepResult("next", next=Dispatch(task.task_id, committed.next_step, task.priority))
+        case TaskState.WAITING if isinstance(then, Wait):
+            until = f" until {then.due_at.isoformat(timespec='seconds')}" if then.due_at else ""
+            return StepResult("waiting", f"{then.waits_for.value}{until}: {then.reason or then.reason_code or ''}")
+        case TaskState.FAILED if isinstance(then, Fail):
+            return StepResult("failed", f"{then.code}: {then.reason}")
+        case state:
+            return StepResult(state.value)
+
+
+def now() -> datetime:
+    """The present, timezone-aware UTC."""
+    return datetime.now(UTC)
+
+
+def _patiently(write: Callable[[], Committed], patience: float) -> Committed:
+    give_up_at = time.monotonic() + patience
+    pause = 0.1
+    while True:
+        try:
+            return write()
+        except StoreUnavailable:
+            if time.monotonic() + pause > give_up_at:
+                raise
+            time.sleep(pause)
+            pause = min(pause * 2, 2.0)
