@@ -50,9 +50,9 @@ def next_exchange(agent: AgentSpec, delegation: Delegation) -> Exchange:
         return Exchange.SEND
     if delegation.state is DelegationState.IN_FLIGHT and delegation.remote_url:
         return Exchange.POLL
-    if agent.lookup:
-        return Exchange.LOOK_UP
-    return Exchange.SEND if agent.may_repeat else Exchange.PARK
+    if agent.may_repeat:
+        return Exchange.SEND
+    return Exchange.LOOK_UP if agent.lookup else Exchange.PARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +161,14 @@ def _failed(delegation: Delegation, code: str, reason: str) -> Verdict:
 
 
 def _unknown(agent: AgentSpec, delegation: Delegation, outcome: OutcomeUnknown, now: datetime) -> Verdict:
+    if agent.may_repeat:
+        return _again(agent, delegation, outcome.code, outcome.detail, None, now)
     if agent.lookup:
         overdue = (now - delegation.deadline_at).total_seconds() if delegation.deadline_at else 0.0
         if overdue > LOOK_UP_FOR:
             return _park(agent, delegation, outcome.code, f"{outcome.detail}; its look-up gave no answer either")
         due_at = now + timedelta(seconds=max(agent.retry.delay(1), min(overdue / 2, 60.0)))
         return _ask_later(agent, delegation, due_at, outcome.detail, outcome.code)
-    if agent.may_repeat:
-        return _again(agent, delegation, outcome.code, outcome.detail, None, now)
     return _park(agent, delegation, outcome.code, outcome.detail)
 
 
@@ -196,8 +196,8 @@ def _park(agent: AgentSpec, delegation: Delegation, code: str, detail: str) -> V
             {"agent": agent.name, "delegation": delegation.ref, "idempotency_key": delegation.key},
             reason_code="outcome_unknown",
             reason=(
-                f"{agent.name} may have acted or not ({detail}); it has side effects and cannot safely be asked or called "
-                f"again, so delegation {delegation.ref} waits until a person says what became of it"
+                f"{agent.name} may or may not have acted ({detail}); it has side effects and cannot be asked or "
+                f"safely called again, so delegation {delegation.ref} waits until a person says what became of it"
             ),
         ),
     )
