@@ -29,6 +29,11 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.domain.decision import Usage
+
 
 class OrchestratorError(Exception):
     """Base of all our errors.
@@ -146,6 +151,9 @@ class BadAnswer(PermanentError):
     """The planner's answer cannot be used; the text goes back to it so that it can do better."""
 
     code = "bad_decision"
+
+    usage: Usage | None = None
+    """What the answer cost, where the planner knows it: bad answers are paid for too."""
 
 
 class PlannerRefused(PermanentError):

@@ -1,0 +1,67 @@
+"""From the settings to a planner. A model that lacks its key or its package is an error, never another planner."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from orchestrator.errors import ConfigurationError
+from orchestrator.flow.ports import Planner
+from orchestrator.llm.planner import LangChainPlanner
+from orchestrator.llm.rules import RulesPlanner
+from orchestrator.logs import mask
+from orchestrator.settings import Settings
+
+_MODULES = {
+    "anthropic": "langchain_anthropic",
+    "azure_ai": "langchain_azure_ai",
+    "azure_openai": "langchain_openai",
+    "bedrock": "langchain_aws",
+    "bedrock_converse": "langchain_aws",
+    "cohere": "langchain_cohere",
+    "deepseek": "langchain_deepseek",
+    "fireworks": "langchain_fireworks",
+    "google_genai": "langchain_google_genai",
+    "google_vertexai": "langchain_google_vertexai",
+    "groq": "langchain_groq",
+    "mistralai": "langchain_mistralai",
+    "ollama": "langchain_ollama",
+    "openai": "langchain_openai",
+    "openrouter": "langchain_openrouter",
+    "together": "langchain_together",
+    "xai": "langchain_xai",
+}
+"""Packages of the providers that can be told missing without importing LangChain; it knows more of them itself."""
+
+
+def make_planner(settings: Settings) -> Planner:
+    """The planner that ``ORCHESTRATOR_MODEL`` names; one is shared by all threads of a process.
+
+    Raises:
+        ConfigurationError: the key or the package of the model's provider is missing.
+    """
+    if settings.model == "rules:":
+        return RulesPlanner()
+    provider = settings.model.partition(":")[0]
+    module = _MODULES.get(provider)
+    if module is not None and find_spec(module) is None:
+        package = module.replace("_", "-")
+        raise ConfigurationError(
+            f"ORCHESTRATOR_MODEL={settings.model} needs the package {package}, which is not installed",
+            hint=f"pip install {package}",
+        )
+    api_key = settings.openai_api_key.get_secret_value() if settings.openai_api_key is not None else None
+    if provider == "openai" and api_key is None and settings.openai_base_url is None:
+        raise ConfigurationError(
+            f"ORCHESTRATOR_MODEL={settings.model} needs OPENAI_API_KEY, which is not set",
+            hint="Set OPENAI_API_KEY or OPENAI_API_KEY_FILE; or OPENAI_BASE_URL for a server of your own that needs no "
+            "key; or ORCHESTRATOR_MODEL=rules: to plan without a model.",
+        )
+    mask.add(*settings.secrets())
+    return LangChainPlanner(
+        settings.model,
+        timeout=settings.model_timeout,
+        max_tokens=settings.model_max_tokens,
+        api_key=api_key if provider == "openai" else None,
+        base_url=settings.openai_base_url if provider == "openai" else None,
+        verbose=settings.verbose,
+    )

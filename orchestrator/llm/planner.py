@@ -1,0 +1,213 @@
+"""The planner on a LangChain chat model: one prompt, one answer, one proposed decision.
+
+One `LangChainPlanner` is shared by all threads of a worker. It never retries by itself: the journal does,
+where people see it. LangChain is imported when the model is first needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.domain.decision import Decision, Usage
+from orchestrator.errors import BadAnswer, ConfigurationError, PlannerRefused
+from orchestrator.flow.ports import PlanRequest
+from orchestrator.llm.answer import Answer, ToolCall, read_answer
+from orchestrator.llm.prompt import PROMPT_VERSION, Prompt, build_prompt
+from orchestrator.llm.tools import Toolbox
+from orchestrator.llm.trouble import trouble
+from orchestrator.logs import mask
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessage
+
+log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 10.0
+
+_NO_KEY = "no-key"
+"""What a server of the user's own that asks for no key is sent: the client insists on one."""
+
+
+class LangChainPlanner:
+    """Decides with a chat model that can call tools.
+
+    Args:
+        model: ``provider:model`` as LangChain's ``init_chat_model`` takes it.
+        timeout: seconds that one answer may take in all.
+        max_tokens: tokens that one answer may have.
+        api_key: key for ``openai:`` models; other providers' packages read their own from the environment.
+        base_url: an OpenAI-compatible server, for ``openai:`` models.
+        verbose: log each prompt and answer at INFO, secrets masked.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        timeout: float,
+        max_tokens: int,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self._name = model
+        self._provider = model.partition(":")[0]
+        self._timeout = timeout
+        self._max_tokens = max_tokens
+        self._api_key = api_key
+        self._base_url = base_url
+        self._verbose = verbose
+        self._model: BaseChatModel | None = None
+        self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Import LangChain and build the model now (seconds) rather than with the first decision.
+
+        Raises:
+            ConfigurationError: there is no such provider, or its package or key is missing.
+        """
+        self._chat_model()
+
+    def decide(self, request: PlanRequest) -> Decision:
+        """Ask the model once. See `orchestrator.flow.ports.Planner`."""
+        try:
+            model = self._chat_model()
+        except ConfigurationError as error:
+            raise PlannerRefused(str(error), hint=error.hint, task_id=request.task_id) from error
+        toolbox = Toolbox.of(request.agents)
+        prompt = build_prompt(request)
+        self._tell("llm.prompt", request, system=prompt.system, user=prompt.user, tools=list(toolbox.agents))
+        started = time.monotonic()
+        answer = self._ask(model, prompt, toolbox, request)
+        seconds = time.monotonic() - started
+        read = _answer_of(answer, self._name, seconds)
+        self._tell(
+            "llm.answer",
+            request,
+            calls=[{"tool": call.name, "arguments": call.arguments, "problem": call.problem} for call in read.calls],
+            text=read.text,
+            finish_reason=read.finish_reason,
+            tokens_in=read.usage.tokens_in,
+            tokens_out=read.usage.tokens_out,
+            seconds=round(seconds, 3),
+        )
+        try:
+            decision = read_answer(read, toolbox)
+        except (BadAnswer, PlannerRefused) as error:
+            error.task_id = request.task_id
+            self._tell("llm.unusable", request, problem=str(error))
+            raise
+        self._tell("llm.decision", request, decision=decision.kind.value, reason=decision.reason)
+        return decision
+
+    def _ask(self, model: BaseChatModel, prompt: Prompt, toolbox: Toolbox, request: PlanRequest) -> AIMessage:
+        messages = [("system", prompt.system), ("human", prompt.user)]
+        try:
+            return model.bind_tools(toolbox.definitions()).invoke(messages)
+        except Exception as error:  # noqa: BLE001 - each provider's package has a tree of its own; all end as ours
+            ours = trouble(error, self._name)
+            ours.task_id = request.task_id
+            self._tell("llm.failed", request, problem=str(ours))
+            # Not `from error`: its text and its request hold the key and the prompt, unmasked.
+            raise ours from None
+
+    def _tell(self, event: str, request: PlanRequest, **fields: Any) -> None:
+        if self._verbose:
+            log.info(event, extra={"task_id": request.task_id, "step": request.step, **mask.within(fields)})
+
+    def _chat_model(self) -> BaseChatModel:
+        if self._model is None:
+            with self._lock:
+                if self._model is None:
+                    self._model = self._build()
+        return self._model
+
+    def _build(self) -> BaseChatModel:
+        from langchain.chat_models import init_chat_model
+        from pydantic import SecretStr
+
+        options: dict[str, Any] = {"timeout": self._timeout, "max_retries": 0, "max_tokens": self._max_tokens}
+        if self._provider == "openai":
+            options |= self._openai_options()
+        try:
+            model: BaseChatModel = init_chat_model(self._name, **options)
+        except ImportError as error:
+            raise ConfigurationError(f"ORCHESTRATOR_MODEL={self._name}: {error}", hint=_install_hint(error)) from error
+        except Exception as error:  # noqa: BLE001 - whatever a provider's package raises while it reads its settings
+            raise ConfigurationError(
+                f"ORCHESTRATOR_MODEL={self._name} cannot be set up: {mask(str(error))}",
+                hint="Check the provider's name and the settings it needs in the environment, such as its key.",
+            ) from None
+        secrets = [value for value in vars(model).values() if isinstance(value, SecretStr)]
+        mask.add(*(secret.get_secret_value() for secret in secrets))
+        return model
+
+    def _openai_options(self) -> dict[str, Any]:
+        from orchestrator.llm.deadline import openai_http_client
+
+        options: dict[str, Any] = {
+            "api_key": self._api_key or _NO_KEY,
+            "http_client": openai_http_client(self._timeout, min(_CONNECT_SECONDS, self._timeout)),
+        }
+        if self._base_url is not None:
+            # Compatible servers speak Chat Completions; by itself LangChain takes the Responses API for some names.
+            options |= {"base_url": self._base_url, "use_responses_api": False}
+        return options
+
+
+def _install_hint(error: ImportError) -> str:
+    package = (error.name or "").replace("_", "-")
+    said = str(error)
+    if "pip install" in said:
+        return said[said.index("pip install") :].strip("`. ")
+    return f"pip install {package}" if package else "Install the provider's LangChain package."
+
+
+def _answer_of(message: AIMessage, model: str, seconds: float) -> Answer:
+    """LangChain's message in our own terms."""
+    metadata: Mapping[str, Any] = message.response_metadata or {}
+    used: Mapping[str, Any] = message.usage_metadata or {}
+    calls = [_tool_call(call.get("name"), call.get("args"), None) for call in message.tool_calls]
+    calls += [
+        _tool_call(call.get("name"), {}, f"{call.get('error') or ''} {call.get('args') or ''}".strip() or "unreadable")
+        for call in message.invalid_tool_calls
+    ]
+    return Answer(
+        calls=calls,
+        text=str(message.text),
+        finish_reason=_finish_reason(metadata),
+        refusal=str(message.additional_kwargs.get("refusal") or ""),
+        usage=Usage(
+            model=_model_name(model, metadata),
+            tokens_in=int(used.get("input_tokens") or 0),
+            tokens_out=int(used.get("output_tokens") or 0),
+            seconds=seconds,
+            prompt_version=PROMPT_VERSION,
+        ),
+    )
+
+
+def _tool_call(name: str | None, arguments: Any, problem: str | None) -> ToolCall:
+    if not isinstance(arguments, Mapping):
+        return ToolCall(name or "", {}, problem or "an object is needed")
+    return ToolCall(name or "", arguments, problem)
+
+
+def _finish_reason(metadata: Mapping[str, Any]) -> str:
+    """Why the model stopped: Chat Completions, Anthropic, Gemini and the Responses API each have their own place."""
+    incomplete = metadata.get("incomplete_details")
+    reason = incomplete.get("reason") if isinstance(incomplete, Mapping) else None
+    for name in ("finish_reason", "stop_reason", "done_reason"):
+        reason = reason or metadata.get(name)
+    return str(reason or "").lower()
+
+
+def _model_name(model: str, metadata: Mapping[str, Any]) -> str:
+    """``provider:model`` with the exact model that answered, where the provider says it."""
+    answered = metadata.get("model_name") or metadata.get("model")
+    return f"{model.partition(':')[0]}:{answered}" if answered else model

@@ -1,0 +1,135 @@
+"""What went wrong between us and the model's provider: away for now, or refused for good.
+
+Works on the exceptions of any provider that LangChain wraps: by LangChain's own error classes where it has one, else
+by the HTTP status that the exception or its response carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from orchestrator.errors import PlannerRefused, PlannerUnavailable
+from orchestrator.logs import mask
+
+_DETAIL_CHARS = 500
+
+_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "credit_balance_too_low"})
+_CONTENT = frozenset({"content_filter", "content_policy_violation", "responsibleaipolicyviolation"})
+_TOO_LONG = ("context_length_exceeded", "maximum context length", "prompt is too long", "context window")
+_TRY_AGAIN = frozenset({408, 409, 425, 429})
+
+_KEYS = {
+    "openai": "OPENAI_API_KEY",
+    "anthropic": "ANTHROPIC_API_KEY",
+    "azure_openai": "AZURE_OPENAI_API_KEY",
+    "google_genai": "GOOGLE_API_KEY",
+    "groq": "GROQ_API_KEY",
+    "mistralai": "MISTRAL_API_KEY",
+}
+
+
+def trouble(error: Exception, model: str) -> PlannerUnavailable | PlannerRefused:
+    """The error of ours that a failed call of ``model`` (``provider:model``) means; secrets masked in its text."""
+    from langchain_core.exceptions import ContextOverflowError, ModelConnectionError, ModelTimeoutError
+
+    status = _status(error)
+    text = _text(error)
+    if isinstance(error, ContextOverflowError) or (status in {400, 413} and any(word in text for word in _TOO_LONG)):
+        return PlannerRefused(
+            f"the prompt is too long for {model}: {text}",
+            hint="Use a model with a larger context (ORCHESTRATOR_MODEL), or give the task less data; then retry it.",
+        )
+    if status is not None:
+        return _by_status(status, _codes(error), text, error, model)
+    if isinstance(error, ModelTimeoutError | TimeoutError) or "timeout" in type(error).__name__.lower():
+        return PlannerUnavailable(
+            f"{model} did not answer in time: {text}",
+            hint="Where this is common, raise ORCHESTRATOR_MODEL_TIMEOUT.",
+        )
+    if isinstance(error, ModelConnectionError | OSError):
+        return PlannerUnavailable(
+            f"{model} cannot be reached: {text}", hint="Check the network, OPENAI_BASE_URL and proxy settings."
+        )
+    return PlannerUnavailable(
+        f"{model} gave an answer that cannot be read: {type(error).__name__}: {text}",
+        hint="Check that OPENAI_BASE_URL is the address of an OpenAI-compatible API (it mostly ends in /v1).",
+    )
+
+
+def _by_status(
+    status: int, codes: frozenset[str], text: str, error: Exception, model: str
+) -> PlannerUnavailable | PlannerRefused:
+    provider = model.partition(":")[0]
+    key = _KEYS.get(provider, f"the key of {provider}")
+    if codes & _QUOTA or status == 402:
+        return PlannerRefused(
+            f"the quota of {model} is used up: {text}",
+            hint=f"Top up the account that {key} belongs to, or set another key; then retry the task.",
+        )
+    if codes & _CONTENT:
+        return PlannerRefused(
+            f"{model} declined the prompt ({status}): {text}",
+            hint="Look at the task's description and data for what the provider's filter may object to.",
+        )
+    if status in _TRY_AGAIN or status >= 500:
+        what = "limits our rate" if status == 429 else "is away"
+        return PlannerUnavailable(f"{model} {what} ({status}): {text}", retry_after=_retry_after(error))
+    hint = {
+        401: f"Check {key}.",
+        403: f"Check that {key} may use this model (ORCHESTRATOR_MODEL) from here.",
+        404: "Check the model's name in ORCHESTRATOR_MODEL, and OPENAI_BASE_URL (it mostly ends in /v1).",
+    }.get(status, "Check ORCHESTRATOR_MODEL: the model must be able to call tools.")
+    return PlannerRefused(f"{model} refused the request ({status}): {text}", hint=f"{hint} Then retry the task.")
+
+
+def _status(error: Exception) -> int | None:
+    for source in (error, getattr(error, "response", None)):
+        status = getattr(source, "status_code", None)
+        # An unreadable 200 is no refusal.
+        if isinstance(status, int) and status >= 400:
+            return status
+    return None
+
+
+def _text(error: Exception) -> str:
+    text = getattr(error, "message", None)
+    said = text if isinstance(text, str) and text else str(error)
+    said = " ".join(said.split()) or type(error).__name__
+    cause = error.__cause__ or error.__context__
+    # "Connection error." alone helps nobody; the library's own error below it says which.
+    if len(said) < 30 and cause is not None and cause.__cause__ is not None:
+        said = f"{said} ({' '.join(str(cause.__cause__).split())})"
+    return mask(said)[:_DETAIL_CHARS]
+
+
+def _codes(error: Exception) -> frozenset[str]:
+    body = getattr(error, "body", None)
+    inner = body.get("error", body) if isinstance(body, Mapping) else {}
+    sources: list[Any] = [getattr(error, "code", None), getattr(error, "type", None)]
+    if isinstance(inner, Mapping):
+        sources += [inner.get("code"), inner.get("type")]
+    return frozenset(str(code).lower() for code in sources if code is not None)
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Seconds that the provider asked us to wait: ``retry-after-ms``, or ``Retry-After`` in seconds or as a date."""
+    headers = getattr(getattr(error, "response", None), "headers", None)
+    if headers is None:
+        return None
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) * scale
+        except ValueError:
+            try:
+                seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+            except (TypeError, ValueError):
+                continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    return None
