@@ -1,0 +1,1 @@
+"""Setting up, building, installing, and the files that production runs on."""
