@@ -154,10 +154,8 @@ def _boundary(turn: Turn) -> Then | None:
     if task.cancel_requested:
         return Cancel("canceled by request")
     if task.lost_leases >= limits.max_lost_leases:
-        return Fail(
-            "poison",
-            f"step {turn.lease.step} lost its worker {task.lost_leases} times without a commit; it is set aside",
-        )
+        reason = f"step {turn.lease.step} lost its worker {task.lost_leases} times without a commit; it is set aside"
+        return Fail("poison", reason)
     if task.deadline is not None and now() >= task.deadline:
         return Fail("deadline_passed", f"the task's deadline {task.deadline.isoformat()} has passed")
     most = min(limits.max_steps, int(task.budget.get("steps", limits.max_steps)))

@@ -1,4 +1,4 @@
-"""The sweep: ring the doorbells of tasks that should move and do not, within the window that the broker has room for."""
+"""The sweep: ring the doorbells of tasks that should move and do not, as far as the broker has room."""
 
 from __future__ import annotations
 
