@@ -18,7 +18,7 @@ USERS_OF = {
     "kafka": ("orchestrator.kafka", "bridge"),
     "sqlalchemy": ("orchestrator.store",),
     "alembic": ("orchestrator.store",),
-    "psycopg2": ("orchestrator.store",),
+    "psycopg2": ("orchestrator.store", "orchestrator.devstack"),
     "langchain": ("orchestrator.llm",),
     "langchain_core": ("orchestrator.llm",),
     "langchain_openai": ("orchestrator.llm",),
