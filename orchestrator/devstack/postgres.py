@@ -59,7 +59,7 @@ class PostgresServer(Server):
         namespaces: bool = True,
     ) -> None:
         super().__init__(keeper, place)
-        self._password = password
+        self.password = password
         self._options = dict(options or {})
         self._namespaces = namespaces
         self._account: RunAs | None = None
@@ -78,11 +78,11 @@ class PostgresServer(Server):
 
     def url(self, database: str = DATABASE) -> str:
         """For ``DATABASE_URL``: the role without a superuser's rights."""
-        return f"postgresql://{ROLE}:{self._password}@{self.address}/{database}"
+        return f"postgresql://{ROLE}:{self.password}@{self.address}/{database}"
 
     def admin_url(self, database: str = "postgres") -> str:
         """The superuser, for making databases and looking into the server."""
-        return f"postgresql://{SUPERUSER}:{self._password}@{self.address}/{database}"
+        return f"postgresql://{SUPERUSER}:{self.password}@{self.address}/{database}"
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Make a database that the role owns, as a copy of ``template`` where one is given. Returns its URL."""
@@ -164,7 +164,7 @@ class PostgresServer(Server):
             if cursor.fetchone() is None:
                 cursor.execute(
                     sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER PASSWORD {}").format(
-                        sql.Identifier(ROLE), sql.Literal(self._password)
+                        sql.Identifier(ROLE), sql.Literal(self.password)
                     )
                 )
             cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
@@ -205,7 +205,7 @@ class PostgresServer(Server):
         password_file = self._home / "password.new"
         password_file.unlink(missing_ok=True)
         password_file.touch(mode=0o600)
-        password_file.write_text(self._password + "\n", encoding="utf-8")
+        password_file.write_text(self.password + "\n", encoding="utf-8")
         if self._account is not None and self._account.kind == "user":
             for path in (unfinished, password_file):
                 os.chown(path, self._account.uid, self._account.gid)
