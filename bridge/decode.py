@@ -1,0 +1,178 @@
+"""Record to message, or why it is none. Pure: the same record always gives the same answer, and nothing is raised.
+
+The reasons are stable names, listed with examples in docs/messages.md; the details are written for people. Checks go
+from cheap and raw to meaning: size, text, JSON, shape, then what only we know (task_id, deadline, event type).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from bridge import strict_json
+from bridge.strict_json import Unkeepable
+from orchestrator import schemas
+from orchestrator.domain.ids import task_id_problem
+from orchestrator.domain.json_schema import schema_problem
+from orchestrator.domain.message import DEFAULT_PRIORITY, EventMessage, Message, Record, TaskMessage
+from orchestrator.flow.ports import EventTypes, Invalid
+from orchestrator.settings import Settings
+
+MESSAGE_ID_HEADER = "message_id"
+
+_IDS = uuid.UUID("5d2f3c0e-8f0b-4a53-9f3c-0c6a4f1f6b5e")
+"""Namespace of the task ids that we give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """Decodes records of the two topics we read."""
+
+    tasks_topic: str
+    events_topic: str
+    event_types: EventTypes
+    max_bytes: int
+    max_depth: int
+
+    @classmethod
+    def of(cls, settings: Settings, event_types: EventTypes) -> Decoder:
+        """A decoder with the settings' topics and bounds."""
+        return cls(
+            settings.topic("tasks"),
+            settings.topic("events"),
+            event_types,
+            settings.max_message_bytes,
+            settings.max_message_depth,
+        )
+
+    def decode(self, record: Record) -> Message | Invalid:
+        """The record's message, or why it is none."""
+        try:
+            body = self._body(record)
+            if record.topic == self.events_topic:
+                return self._event(record, body)
+            return self._task(record, body)
+        except Unkeepable as error:
+            return Invalid(error.reason, error.detail)
+        except RecursionError:
+            # An event type's schema may refer to itself, and then takes many calls a level.
+            return Invalid("too_deep", "event_data is nested deeper than its event type's schema can be followed")
+
+    def _body(self, record: Record) -> dict[str, Any]:
+        if not record.value:
+            what = "no value" if record.value is None else "an empty value"
+            raise Unkeepable("empty", f"the record has {what}")
+        size = _size(record)
+        if size > self.max_bytes:
+            raise Unkeepable(
+                "too_large",
+                f"key, value and headers have {size:,} bytes; {self.max_bytes:,} are allowed "
+                "(ORCHESTRATOR_MAX_MESSAGE_BYTES)",
+            )
+        body = strict_json.loads(record.value, self.max_depth)
+        if not isinstance(body, dict):
+            raise Unkeepable("not_an_object", "the value is JSON, but no object")
+        return body
+
+    def _task(self, record: Record, body: dict[str, Any]) -> TaskMessage:
+        if "task_description" not in body and {"event_type", "event_data", "task_id"} & body.keys():
+            raise Unkeepable(
+                "wrong_shape",
+                f"the message must have the field task_description; if it is an event, produce it to "
+                f"{self.events_topic}",
+            )
+        given = _checked("task", body)
+        return TaskMessage(
+            task_id=given.get("task_id") or _own_task_id(record),
+            description=given["task_description"],
+            required_fields=tuple(dict.fromkeys(given.get("required_fields", ()))),
+            event_data=given.get("event_data", {}),
+            task_id_given="task_id" in given,
+            message_id=_message_id(record, given),
+            priority=int(given.get("priority", DEFAULT_PRIORITY)),
+            tenant=given.get("tenant"),
+            deadline=_deadline(given.get("deadline")),
+            budget=given.get("budget", {}),
+            allowed_agents=tuple(given["allowed_agents"]) if "allowed_agents" in given else None,
+            on_failure=given.get("on_failure", "stop"),
+            extra=_unknown("task", body),
+        )
+
+    def _event(self, record: Record, body: dict[str, Any]) -> EventMessage:
+        given = _checked("event", body)
+        event_type, event_data = given.get("event_type"), given.get("event_data", {})
+        listed = self.event_types.get(event_type)
+        if listed is not None and (problem := schema_problem(listed.schema, event_data)):
+            raise Unkeepable("event_schema", f"event_data is not what {event_type} holds: {problem}")
+        return EventMessage(
+            task_id=given["task_id"],
+            event_data=event_data,
+            event_type=event_type,
+            message_id=_message_id(record, given),
+            extra=_unknown("event", body),
+        )
+
+
+def _size(record: Record) -> int:
+    return (
+        len(record.value or b"")
+        + len(record.key or b"")
+        + sum(len(name.encode("utf-8", "surrogatepass")) + len(value) for name, value in record.headers)
+    )
+
+
+def _checked(envelope: Literal["task", "event"], body: Mapping[str, Any]) -> dict[str, Any]:
+    """The listed fields that are there; null counts as absent."""
+    task_id = body.get("task_id")
+    if isinstance(task_id, str) and (wrong := task_id_problem(task_id)):
+        raise Unkeepable("bad_task_id", wrong)
+    if wrong := schemas.problem(envelope, body):
+        raise Unkeepable("wrong_shape", wrong)
+    return {name: body[name] for name in schemas.known_fields(envelope) if body.get(name) is not None}
+
+
+def _unknown(envelope: Literal["task", "event"], body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in schemas.known_fields(envelope)}
+
+
+def _own_task_id(record: Record) -> str:
+    """The UUID of a task whose message brought no id: the same again where the record is read again."""
+    return str(uuid.uuid5(_IDS, f"{record.topic}/{record.partition}/{record.offset}/{record.digest}"))
+
+
+def _message_id(record: Record, given: Mapping[str, Any]) -> str | None:
+    """From the body, else from the record's header."""
+    if "message_id" in given:
+        return str(given["message_id"])
+    for name, value in record.headers:
+        if name != MESSAGE_ID_HEADER or not value:
+            continue
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            raise Unkeepable("wrong_shape", f"the header {MESSAGE_ID_HEADER} is not UTF-8") from None
+        if len(text) > 200 or "\0" in text:
+            raise Unkeepable(
+                "wrong_shape", f"the header {MESSAGE_ID_HEADER} must have at most 200 characters, none of them NUL"
+            )
+        return text
+    return None
+
+
+def _deadline(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    wanted = "an ISO 8601 time with a zone, such as 2031-01-31T18:00:00+01:00"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Unkeepable("wrong_shape", f"/deadline must be {wanted}") from None
+    if moment.tzinfo is None:
+        raise Unkeepable("wrong_shape", f"/deadline has no zone; it must be {wanted}")
+    try:
+        return moment.astimezone(UTC)
+    except (OverflowError, ValueError):
+        raise Unkeepable("wrong_shape", "/deadline is outside the years 1 to 9999") from None
