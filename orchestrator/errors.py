@@ -18,6 +18,7 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     │   └── PlannerUnavailable      the model's provider is away, slow or limits our rate
     ├── PermanentError              trying the same again cannot help
     │   ├── InvalidMessage          a record is not a message: it becomes a dead letter
+    │   ├── TooManyBadRecords       a flood of records that are no messages: the bridge stops rather than go on
     │   ├── BadAnswer               the planner's answer is not a usable decision (it is asked again, within a bound)
     │   ├── PlannerRefused          the provider refuses: key, quota, model name, content, context too long
     │   ├── NoRoute                 the rules planner sees no agent or event that leads to a required field
@@ -145,6 +146,12 @@ class InvalidMessage(PermanentError):
     def __init__(self, message: str, *, reason: str, task_id: str | None = None) -> None:
         super().__init__(message, task_id=task_id)
         self.reason = reason
+
+
+class TooManyBadRecords(PermanentError):
+    """So many bad records came in a row that something is wrong with their producer or our settings."""
+
+    code = "too_many_bad_records"
 
 
 class BadAnswer(PermanentError):

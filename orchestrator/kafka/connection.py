@@ -41,6 +41,8 @@ REFUSED = (
 )
 """What a broker answers to the wrong credentials or missing rights: waiting does not help."""
 
+_HINT = "Is it running, and are KAFKA_BOOTSTRAP_SERVERS and KAFKA_SECURITY_PROTOCOL what it listens on?"
+
 Client = TypeVar("Client")
 
 
@@ -149,7 +151,11 @@ def _open(kind: Callable[..., Client], settings: Settings, **config: Any) -> Cli
         return started[-1]
 
     try:
-        return kind(**connection_config(settings), **config, kafka_client=network)
+        shared = connection_config(settings)
+        if "ssl_context" in shared:
+            # kafka-python's TLS handshake has no time-out: a broker without TLS would hold it for ever.
+            _require_one_reachable(settings)
+        return kind(**shared, **config, kafka_client=network)
     except (KafkaError, OrchestratorError) as error:
         # A constructor that fails leaves its network thread running.
         for client in started:
@@ -172,7 +178,7 @@ def as_our_error(settings: Settings, error: KafkaError) -> ConfigurationError | 
         return ConfigurationError(f"Kafka's settings do not fit together: {error}", hint="See KAFKA_… in the settings.")
     return KafkaUnavailable(
         f"Kafka at {servers} cannot be used: {why_unreachable(settings) or error}",
-        hint="Is it running, and are KAFKA_BOOTSTRAP_SERVERS and KAFKA_SECURITY_PROTOCOL what it listens on?",
+        hint=_HINT,
     )
 
 
@@ -181,22 +187,37 @@ def why_unreachable(settings: Settings) -> str | None:
 
     kafka-python itself only says that the time is up.
     """
-    problems = []
-    for server in settings.kafka_bootstrap_servers:
-        host, _, port = server.rpartition(":")
-        host = host.strip("[]")
-        try:
-            with socket.create_connection((host, int(port)), timeout=3) as plain:
-                if settings.kafka_security_protocol.endswith("SSL"):
-                    with tls_context(settings).wrap_socket(plain, server_hostname=host):
-                        pass
-        except ssl.SSLError as error:
-            problems.append(f"{server}: TLS: {error}")
-        except OSError as error:
-            problems.append(f"{server}: {error}")
+    problems = [problem for server in settings.kafka_bootstrap_servers if (problem := _try(settings, server))]
     try:
         if settings.kafka_sasl_mechanism == "OAUTHBEARER":
             token_provider(settings).token()
     except KafkaUnavailable as error:
         problems.append(str(error))
     return "; ".join(problems) or None
+
+
+def _require_one_reachable(settings: Settings) -> None:
+    problems = []
+    for server in settings.kafka_bootstrap_servers:
+        problem = _try(settings, server)
+        if problem is None:
+            return
+        problems.append(problem)
+    raise KafkaUnavailable(f"Kafka cannot be used: {'; '.join(problems)}", hint=_HINT)
+
+
+def _try(settings: Settings, server: str) -> str | None:
+    host, _, port = server.rpartition(":")
+    host = host.strip("[]")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5) as plain:
+            if settings.kafka_security_protocol.endswith("SSL"):
+                with tls_context(settings).wrap_socket(plain, server_hostname=host):
+                    return None
+    except TimeoutError:
+        return f"{server}: no answer; does it speak {settings.kafka_security_protocol}?"
+    except ssl.SSLError as error:
+        return f"{server}: TLS: {error}"
+    except OSError as error:
+        return f"{server}: {error}"
+    return None
