@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.support.agents", "tests.support.stack"]
+pytest_plugins = ["tests.support.agents", "tests.support.llm", "tests.support.stack"]

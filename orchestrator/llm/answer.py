@@ -61,9 +61,9 @@ def read_answer(answer: Answer, toolbox: Toolbox) -> Decision:
 
 def _read(answer: Answer, toolbox: Toolbox) -> Decision:
     if answer.finish_reason in _FILTERED or answer.refusal:
-        said = f": {answer.refusal[:_QUOTED_CHARS]}" if answer.refusal else ""
+        said = answer.refusal[:_QUOTED_CHARS] or answer.finish_reason
         raise PlannerRefused(
-            f"{answer.usage.model} declined to answer ({answer.finish_reason or 'refusal'}){said}",
+            f"{answer.usage.model} declined to answer: {said}",
             hint="Look at the task's description and data for what the provider's filter may object to, or use another "
             "ORCHESTRATOR_MODEL; then retry the task.",
         )

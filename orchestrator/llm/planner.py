@@ -6,6 +6,7 @@ where people see it. LangChain is imported when the model is first needed.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -22,6 +23,7 @@ from orchestrator.llm.trouble import trouble
 from orchestrator.logs import mask
 
 if TYPE_CHECKING:
+    import httpx2
     from langchain_core.language_models import BaseChatModel
     from langchain_core.messages import AIMessage
 
@@ -62,7 +64,9 @@ class LangChainPlanner:
         self._api_key = api_key
         self._base_url = base_url
         self._verbose = verbose
+        self._instructions_told = False
         self._model: BaseChatModel | None = None
+        self._http_client: httpx2.Client | None = None
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
@@ -73,6 +77,13 @@ class LangChainPlanner:
         """
         self._chat_model()
 
+    def close(self) -> None:
+        """Give connections back; the next decision would build the model anew."""
+        with self._lock:
+            client, self._http_client, self._model = self._http_client, None, None
+        if client is not None:
+            client.close()
+
     def decide(self, request: PlanRequest) -> Decision:
         """Ask the model once. See `orchestrator.flow.ports.Planner`."""
         try:
@@ -81,7 +92,8 @@ class LangChainPlanner:
             raise PlannerRefused(str(error), hint=error.hint, task_id=request.task_id) from error
         toolbox = Toolbox.of(request.agents)
         prompt = build_prompt(request)
-        self._tell("llm.prompt", request, system=prompt.system, user=prompt.user, tools=list(toolbox.agents))
+        if self._verbose:
+            self._tell_prompt(prompt, toolbox, request)
         started = time.monotonic()
         answer = self._ask(model, prompt, toolbox, request)
         seconds = time.monotonic() - started
@@ -110,22 +122,35 @@ class LangChainPlanner:
         try:
             return model.bind_tools(toolbox.definitions()).invoke(messages)
         except Exception as error:  # noqa: BLE001 - each provider's package has a tree of its own; all end as ours
-            ours = trouble(error, self._name)
+            ours = _unfit_message(error) or trouble(error, self._name)
             ours.task_id = request.task_id
             self._tell("llm.failed", request, problem=str(ours))
             # Not `from error`: its text and its request hold the key and the prompt, unmasked.
             raise ours from None
+
+    def _tell_prompt(self, prompt: Prompt, toolbox: Toolbox, request: PlanRequest) -> None:
+        # The instructions are the same each time: told once, then named by their version.
+        instructions = {} if self._instructions_told else {"system": prompt.system}
+        self._instructions_told = True
+        self._tell(
+            "llm.prompt",
+            request,
+            prompt_version=PROMPT_VERSION,
+            tools=list(toolbox.agents),
+            **instructions,
+            user=prompt.user,
+        )
 
     def _tell(self, event: str, request: PlanRequest, **fields: Any) -> None:
         if self._verbose:
             log.info(event, extra={"task_id": request.task_id, "step": request.step, **mask.within(fields)})
 
     def _chat_model(self) -> BaseChatModel:
-        if self._model is None:
+        model = self._model
+        if model is None:
             with self._lock:
-                if self._model is None:
-                    self._model = self._build()
-        return self._model
+                model = self._model = self._model or self._build()
+        return model
 
     def _build(self) -> BaseChatModel:
         from langchain.chat_models import init_chat_model
@@ -150,14 +175,22 @@ class LangChainPlanner:
     def _openai_options(self) -> dict[str, Any]:
         from orchestrator.llm.deadline import openai_http_client
 
-        options: dict[str, Any] = {
-            "api_key": self._api_key or _NO_KEY,
-            "http_client": openai_http_client(self._timeout, min(_CONNECT_SECONDS, self._timeout)),
-        }
+        self._http_client = openai_http_client(self._timeout, min(_CONNECT_SECONDS, self._timeout))
+        options: dict[str, Any] = {"api_key": self._api_key or _NO_KEY, "http_client": self._http_client}
         if self._base_url is not None:
             # Compatible servers speak Chat Completions; by itself LangChain takes the Responses API for some names.
             options |= {"base_url": self._base_url, "use_responses_api": False}
         return options
+
+
+def _unfit_message(error: Exception) -> BadAnswer | None:
+    """The model's own fault where LangChain cannot even hold its answer, such as arguments that are a list."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError) or error.title != "AIMessage":
+        return None
+    places = ", ".join(".".join(map(str, one["loc"])) for one in error.errors(include_url=False, include_input=False))
+    return BadAnswer(f"the answer is malformed at {places}: the arguments of a tool must be an object")
 
 
 def _install_hint(error: ImportError) -> str:
@@ -173,10 +206,7 @@ def _answer_of(message: AIMessage, model: str, seconds: float) -> Answer:
     metadata: Mapping[str, Any] = message.response_metadata or {}
     used: Mapping[str, Any] = message.usage_metadata or {}
     calls = [_tool_call(call.get("name"), call.get("args"), None) for call in message.tool_calls]
-    calls += [
-        _tool_call(call.get("name"), {}, f"{call.get('error') or ''} {call.get('args') or ''}".strip() or "unreadable")
-        for call in message.invalid_tool_calls
-    ]
+    calls += [_tool_call(call.get("name"), {}, _problem_with(call.get("args"))) for call in message.invalid_tool_calls]
     return Answer(
         calls=calls,
         text=str(message.text),
@@ -190,6 +220,15 @@ def _answer_of(message: AIMessage, model: str, seconds: float) -> Answer:
             prompt_version=PROMPT_VERSION,
         ),
     )
+
+
+def _problem_with(arguments: str | None) -> str:
+    """Why LangChain could not read a call's arguments; its own text repeats them whole."""
+    try:
+        json.loads(arguments or "")
+    except ValueError as error:
+        return f"{error}, in: {(arguments or '')[-80:]}"
+    return "an object is needed"
 
 
 def _tool_call(name: str | None, arguments: Any, problem: str | None) -> ToolCall:

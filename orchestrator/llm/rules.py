@@ -1,21 +1,23 @@
 """The planner without a model: backward chaining from the missing fields. Deterministic; the same task, the same way.
 
-For each missing field it looks for an agent that provides it, in the registry's order; what that agent needs is looked
-for in the same way. All agents that can be called now and lead to a missing field are called in one decision. A field
-that no agent leads to is waited for, where an event type fills it. Where a field cannot be reached at all, nothing is
-called for the others either: `NoRoute` says what was looked at.
+For each missing field it looks for an agent that provides it: the one with the fewest agents before it, and of these
+the first in the registry; what that agent needs is looked for in the same way. All agents that can be called now and
+lead to a missing field are called in one decision. A field that no agent leads to is waited for, where an event type
+fills it. Where a field cannot be reached at all, nothing is called for the others either: `NoRoute` says what was
+looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Context, has_value
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
 from orchestrator.domain.delegation import DelegationState
+from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.pointer import PointerError, resolve
@@ -24,6 +26,9 @@ from orchestrator.flow.ports import PlanRequest
 from orchestrator.llm.prompt import fills_of
 
 RULES_VERSION = "rules-1"
+
+_SENTENCES = 8
+"""How much of a dead end is told for each field."""
 
 _HINT = (
     "Add an agent to agents.yaml whose `provides` names the field, or an event type to events.yaml whose `fills` does; "
@@ -53,14 +58,13 @@ class RulesPlanner:
                 task_id=request.task_id,
             )
         search = _Search(request)
-        goals = {name: search.reach(name) for name in context.missing_fields}
-        dead_ends = [goal for goal in goals.values() if isinstance(goal, _DeadEnd)]
-        if dead_ends:
-            return _give_up(dead_ends, request)
-        ways = {name: goal for name, goal in goals.items() if isinstance(goal, _Way)}
-        if any(way.calls for way in ways.values()):
-            return _call(ways, context)
-        return _wait(ways)
+        ways = {goal: search.way(goal) for goal in context.missing_fields}
+        if unreachable := [goal for goal, way in ways.items() if way is None]:
+            return _give_up(search, unreachable, request)
+        open_ways = {goal: way for goal, way in ways.items() if way is not None}
+        if any(way.calls for way in open_ways.values()):
+            return _call(open_ways, context)
+        return _wait(open_ways)
 
 
 # -- decisions ------------------------------------------------------------------------------------------------------
@@ -70,12 +74,11 @@ def _decision(kind: DecisionKind, reason: str, **parts: Any) -> Decision:
     return Decision(kind, reason, Usage(model="rules:", prompt_version=RULES_VERSION), **parts)
 
 
-def _give_up(dead_ends: Sequence[_DeadEnd], request: PlanRequest) -> Decision:
-    why = "; ".join(f"no way to {end.field}: {end.why}" for end in dead_ends)
-    timed_out = [name for end in dead_ends for name in end.timed_out]
-    if timed_out:
-        waited = ", ".join(dict.fromkeys(timed_out))
-        reason = f"waited for {waited}, which did not come in time, and there is no other way: {why}"
+def _give_up(search: _Search, unreachable: Sequence[str], request: PlanRequest) -> Decision:
+    reasons, timed_out = zip(*(search.why_not(goal) for goal in unreachable), strict=True)
+    why = "; ".join(dict.fromkeys(reasons))
+    if late := dict.fromkeys(name for names in timed_out for name in names):
+        reason = f"waited for {', '.join(late)}, which did not come in time, and there is no other way: {why}"
         return _decision(DecisionKind.FAIL, reason, details={"code": "wait_timeout"})
     raise NoRoute(why, hint=_HINT, task_id=request.task_id)
 
@@ -88,16 +91,16 @@ def _call(ways: Mapping[str, _Way], context: Context) -> Decision:
     ordered = sorted(first_goals.values(), key=lambda item: item[1].place)
     reason = "; ".join(_why(goal, call) for goal, call in ordered)
     calls = tuple(
-        AgentCall(call.agent.name, call.arguments, f"Provide {', '.join(_of_use(call, goal, context))}.")
-        for goal, call in ordered
+        AgentCall(call.agent.name, call.arguments, f"Provide {', '.join(_of_use(call, context))}.")
+        for _, call in ordered
     )
     return _decision(DecisionKind.CALL, reason, calls=calls)
 
 
-def _of_use(call: _Call, goal: str, context: Context) -> list[str]:
+def _of_use(call: _Call, context: Context) -> list[str]:
     """What the agent is asked for: the fields not known yet that it provides."""
     unknown = [name for name in call.agent.provides if not has_value(context.collected_data.get(name))]
-    return unknown or [call.chain[-1][0] if call.chain else goal]
+    return unknown or [call.chain[-1][0]]
 
 
 def _why(goal: str, call: _Call) -> str:
@@ -135,7 +138,7 @@ class _Call:
     """Its place in the registry."""
     arguments: Mapping[str, Any]
     needs: tuple[str, ...]
-    chain: tuple[tuple[str, str], ...] = ()
+    chain: tuple[tuple[str, str], ...]
     """From the goal down to this call: (field wanted, agent that provides it)."""
 
 
@@ -143,130 +146,157 @@ class _Call:
 class _Way:
     """How a field is reached: what can be called now, and what has to be waited for (event type → field)."""
 
-    calls: tuple[_Call, ...] = ()
-    waits: Mapping[str, str] = field(default_factory=dict)
+    calls: tuple[_Call, ...]
+    waits: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class _DeadEnd:
-    """Why a field cannot be reached."""
+class _Candidate:
+    """An agent as it stands: what it would be called with, and what it still lacks."""
 
-    field: str
-    why: str
-    timed_out: tuple[str, ...] = ()
-    """Event types that would have filled it and did not come in time."""
-    in_circle: bool = False
-    """Whether it was only found dead because a field above it was looked for already."""
+    agent: AgentSpec
+    place: int
+    arguments: Mapping[str, Any]
+    needs: tuple[str, ...]
+    unmet: tuple[str, ...]
+    obstacle: str | None
+    """Why it cannot be called although it lacks nothing."""
 
 
 class _Search:
-    """One decision's search, with what was found kept by field."""
+    """One decision's search: first forward, which fields can be reached at all; then back from the goals."""
 
     def __init__(self, request: PlanRequest) -> None:
-        self._data = request.context.collected_data
-        self._agents = request.agents
+        self._data = dict(request.context.collected_data)
         self._event_types = request.event_types
-        self._tried = _tried(request.history)
         self._timed_out = _waited_in_vain(request)
-        self._found: dict[str, _Way | _DeadEnd] = {}
+        tried = _tried(request.history)
+        self._candidates = [self._candidate(place, agent, tried) for place, agent in enumerate(request.agents)]
+        self._reached: dict[str, _Candidate | EventType] = {}
+        self._spread()
+        # Events stand behind agents: first for what no agent provides at all, then for what none leads to.
+        provided = {name for one in self._candidates for name in one.agent.provides}
+        self._expect(lambda name: name not in provided)
+        self._expect(lambda _: True)
 
-    def reach(self, wanted: str, above: tuple[str, ...] = ()) -> _Way | _DeadEnd:
-        """How to come to a value for this field; ``above`` are the fields that this one is looked for."""
-        if wanted in above:
-            circle = " needs ".join([*above[above.index(wanted) :], wanted])
-            return _DeadEnd(wanted, f"{circle}: a circle", in_circle=True)
-        if wanted in self._found:
-            return self._found[wanted]
-        found = self._search(wanted, above)
-        # A dead end found inside a circle may be none when looked at from elsewhere.
-        if isinstance(found, _Way) or not found.in_circle:
-            self._found[wanted] = found
-        return found
-
-    def _search(self, wanted: str, above: tuple[str, ...]) -> _Way | _DeadEnd:
-        with_wait: _Way | None = None
-        obstacles: list[str] = []
-        timed_out: list[str] = []
-        in_circle = False
-        for place, agent in enumerate(self._agents):
-            if wanted not in agent.provides:
-                continue
-            way = self._through(agent, place, wanted, above)
-            if isinstance(way, _DeadEnd):
-                obstacles.append(way.why)
-                timed_out += way.timed_out
-                in_circle |= way.in_circle
-            elif not way.waits:
-                return way
-            elif with_wait is None:
-                with_wait = way
-        if with_wait is not None:
-            return with_wait
-        for kind in self._event_types:
-            if wanted in fills_of(kind):
-                if kind.name not in self._timed_out:
-                    return _Way(waits={kind.name: wanted})
-                timed_out.append(kind.name)
-                obstacles.append(f"event {kind.name} did not come in time")
-        return _DeadEnd(wanted, "; ".join(obstacles) or self._nobody(wanted), tuple(timed_out), in_circle)
-
-    def _through(self, agent: AgentSpec, place: int, wanted: str, above: tuple[str, ...]) -> _Way | _DeadEnd:
-        """The way to ``wanted`` that goes through this agent."""
-        needs = _needs(agent)
-        known, unmet = self._look_up(needs)
-        if not unmet:
-            return self._ready(agent, place, wanted, known, needs)
+    def way(self, goal: str) -> _Way | None:
+        """How to come to a value for this field; None: not at all."""
+        if goal not in self._reached:
+            return None
         calls: list[_Call] = []
         waits: dict[str, str] = {}
-        for need in unmet:
-            way = self.reach(need, (*above, wanted))
-            if isinstance(way, _DeadEnd):
-                why = f"`{agent.name}` provides it but needs {need}: {way.why}"
-                return _DeadEnd(wanted, why, way.timed_out, way.in_circle)
-            calls += [_below(call, wanted, agent.name) for call in way.calls]
-            waits |= way.waits
+        seen: set[str] = set()
+        open_ends: list[tuple[str, tuple[tuple[str, str], ...]]] = [(goal, ())]
+        while open_ends:
+            wanted, chain = open_ends.pop(0)
+            if wanted in seen:
+                continue
+            seen.add(wanted)
+            found = self._reached[wanted]
+            if isinstance(found, EventType):
+                waits[found.name] = wanted
+                continue
+            chain = (*chain, (wanted, found.agent.name))
+            if not found.unmet:
+                calls.append(_Call(found.agent, found.place, found.arguments, found.needs, chain))
+            open_ends += [(need, chain) for need in found.unmet]
         return _Way(tuple(calls), waits)
 
-    def _ready(
-        self, agent: AgentSpec, place: int, wanted: str, known: Mapping[str, Any], needs: Mapping[str, str]
-    ) -> _Way | _DeadEnd:
-        arguments = {**self._optional(agent), **known}
-        for other, earlier, state in self._tried:
-            if other == agent.name and earlier == arguments:
-                done = "was called with these arguments and did not give it"
-                did = done if state is DelegationState.SUCCEEDED else f"was called and is {state.value}"
-                return _DeadEnd(wanted, f"`{agent.name}` {did}")
-        if problem := schema_problem(agent.input_schema, arguments):
-            return _DeadEnd(wanted, f"what is known does not fit the input_schema of `{agent.name}`: {problem}")
-        fields = tuple(dict.fromkeys(_field_of(pointer) for pointer in needs.values()))
-        return _Way((_Call(agent, place, arguments, fields, ((wanted, agent.name),)),))
+    def why_not(self, goal: str) -> tuple[str, list[str]]:
+        """What stands between us and an unreachable field, and the event types that did not come in time."""
+        sentences: list[str] = []
+        timed_out: list[str] = []
+        seen: list[str] = [goal]
+        for wanted in seen:
+            prefix = f"no way to {wanted}: " if wanted == goal else f"{wanted}: "
+            obstacles: list[str] = []
+            for one in self._candidates:
+                if wanted not in one.agent.provides:
+                    continue
+                lacking = [need for need in one.unmet if need not in self._reached]
+                circle = " (a circle)" if goal in lacking or wanted in lacking else ""
+                needs = f"`{one.agent.name}` provides it but needs {', '.join(lacking)}{circle}"
+                obstacles.append(one.obstacle or needs)
+                # The loop goes on with what is appended here.
+                seen += [need for need in lacking if need not in seen]
+            for kind in self._event_types:
+                if wanted in fills_of(kind):
+                    timed_out.append(kind.name)
+                    obstacles.append(f"event {kind.name} did not come in time")
+            sentences.append(prefix + (", and ".join(obstacles) or self._nobody(wanted)))
+        shown = sentences[:_SENTENCES] + (["…"] if len(sentences) > _SENTENCES else [])
+        return "; ".join(shown), timed_out
 
-    def _look_up(self, needs: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    def _candidate(
+        self, place: int, agent: AgentSpec, tried: Sequence[tuple[str, Mapping[str, Any], DelegationState]]
+    ) -> _Candidate:
+        needs = _needs(agent)
+        fields = tuple(dict.fromkeys(_field_of(pointer) for pointer in needs.values()))
+        known, unmet = self._look_up(needs)
+        arguments = {**self._optional(agent), **known}
+        obstacle = None
+        if not unmet:
+            obstacle = _tried_already(agent, arguments, tried)
+            if obstacle is None and (problem := schema_problem(agent.input_schema, arguments)):
+                obstacle = f"what is known does not fit the input_schema of `{agent.name}`: {problem}"
+        return _Candidate(agent, place, arguments, fields, unmet, obstacle)
+
+    def _spread(self) -> None:
+        """Add what agents lead to, level by level: the shortest way wins, then the registry's order."""
+        while True:
+            level: dict[str, _Candidate] = {}
+            for one in self._candidates:
+                if one.obstacle is None and all(need in self._reached for need in one.unmet):
+                    for name in one.agent.provides:
+                        if name not in self._reached:
+                            level.setdefault(name, one)
+            if not level:
+                return
+            self._reached |= level
+
+    def _expect(self, wanted: Callable[[str], bool]) -> None:
+        """Add what events can fill, and what agents lead to from there."""
+        for kind in self._event_types:
+            if kind.name not in self._timed_out:
+                for name in fills_of(kind):
+                    if wanted(name):
+                        self._reached.setdefault(name, kind)
+        self._spread()
+
+    def _look_up(self, needs: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
         known: dict[str, Any] = {}
         unmet: list[str] = []
         for name, pointer in needs.items():
             try:
-                value = resolve(dict(self._data), pointer)
+                value = resolve(self._data, pointer)
             except PointerError:
                 value = None
             if has_value(value):
                 known[name] = value
             else:
                 unmet.append(_field_of(pointer))
-        return known, list(dict.fromkeys(unmet))
+        return known, tuple(dict.fromkeys(unmet))
 
     def _optional(self, agent: AgentSpec) -> dict[str, Any]:
         """Inputs that nobody requires but that are known under their own names."""
         return {name: self._data[name] for name in _properties(agent) if has_value(self._data.get(name))}
 
     def _nobody(self, wanted: str) -> str:
-        agents = ", ".join(agent.name for agent in self._agents) or "there are none"
+        agents = ", ".join(one.agent.name for one in self._candidates) or "there are none"
         kinds = ", ".join(kind.name for kind in self._event_types) or "there are none"
         return f"no enabled agent provides {wanted} ({agents}) and no event type fills it ({kinds})"
 
 
-def _below(call: _Call, wanted: str, agent: str) -> _Call:
-    return _Call(call.agent, call.place, call.arguments, call.needs, ((wanted, agent), *call.chain))
+def _tried_already(
+    agent: AgentSpec,
+    arguments: Mapping[str, Any],
+    tried: Sequence[tuple[str, Mapping[str, Any], DelegationState]],
+) -> str | None:
+    for name, earlier, state in tried:
+        if name == agent.name and earlier == arguments:
+            what = "did not give it" if state is DelegationState.SUCCEEDED else f"is {state.value}"
+            return f"`{agent.name}` was called with what is known and {what}"
+    return None
 
 
 def _needs(agent: AgentSpec) -> dict[str, str]:
