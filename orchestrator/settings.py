@@ -110,7 +110,7 @@ class Settings(BaseModel):
         "KAFKA_SESSION_TIMEOUT", 10.0, doc="Seconds until the group gives up on a silent bridge."
     )
     kafka_create_topics: bool = _setting(
-        "KAFKA_CREATE_TOPICS", True, doc="Create missing topics at start (1 partition… the broker's default)."
+        "KAFKA_CREATE_TOPICS", True, doc="Create missing topics at start; partitions and replicas by the broker's default."
     )
 
     # -- planner
@@ -217,7 +217,7 @@ class Settings(BaseModel):
         for server in self.kafka_bootstrap_servers:
             if not re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", server):
                 raise ValueError(f"KAFKA_BOOTSTRAP_SERVERS: {server!r} is not host:port")
-        if not re.fullmatch(r"rules:|[a-z0-9_]+:.+", self.model):
+        if not re.fullmatch(r"rules:|(?!rules:)[a-z0-9_]+:.+", self.model):
             raise ValueError(f"ORCHESTRATOR_MODEL: {self.model!r} is neither `rules:` nor `provider:model`")
         return self
 
