@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Change, Context, Origin, has_value
-from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, FieldRecord
+from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.json_schema import schema_problem
@@ -35,11 +35,16 @@ def decide(planner: Planner, request: PlanRequest, bad_answers: int) -> Decision
         PlannerUnavailable, PlannerRefused, NoRoute: as the planner raised them.
     """
     complaints: list[str] = []
+    spent: list[Usage] = []
     while True:
         try:
-            decision = check(planner.decide(replace(request, complaints=tuple(complaints))), request)
+            proposed = planner.decide(replace(request, complaints=tuple(complaints)))
+            spent.append(proposed.usage)
+            decision = check(proposed, request)
         except BadAnswer as error:
             complaints.append(str(error))
+            if error.usage is not None:
+                spent.append(error.usage)
             if len(complaints) >= bad_answers:
                 raise BadAnswer(
                     f"{len(complaints)} answers of the planner could not be used; the last: {error}",
@@ -47,7 +52,20 @@ def decide(planner: Planner, request: PlanRequest, bad_answers: int) -> Decision
                     task_id=request.task_id,
                 ) from error
             continue
-        return replace(decision, usage=replace(decision.usage, answers=len(complaints) + 1))
+        return replace(decision, usage=_summed(decision.usage, spent, answers=len(complaints) + 1))
+
+
+def _summed(last: Usage, spent: Sequence[Usage], answers: int) -> Usage:
+    """What the decision cost with its bad answers, which are paid for too."""
+    costs = [usage.cost for usage in spent if usage.cost is not None]
+    return replace(
+        last,
+        tokens_in=sum(usage.tokens_in for usage in spent),
+        tokens_out=sum(usage.tokens_out for usage in spent),
+        cost=sum(costs) if costs else None,
+        seconds=sum(usage.seconds for usage in spent),
+        answers=answers,
+    )
 
 
 def check(decision: Decision, request: PlanRequest) -> Decision:

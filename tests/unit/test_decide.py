@@ -144,3 +144,11 @@ def test_bad_answers_are_bounded() -> None:
     planner = Answers(call("a"), call("b"), call())
     with pytest.raises(BadAnswer, match=r"2 answers of the planner could not be used; the last: .*'b'"):
         decide(planner, request({"legal_name": "A"}), bad_answers=2)
+
+
+def test_bad_answers_are_paid_for_too() -> None:
+    error = BadAnswer("empty answer")
+    error.usage = Usage("test", tokens_in=100, tokens_out=5, seconds=1.0)
+    good = replace(call(), usage=Usage("test", tokens_in=120, tokens_out=7, seconds=2.0))
+    decision = decide(Answers(error, good), request({"legal_name": "A"}), bad_answers=3)
+    assert decision.usage == Usage("test", tokens_in=220, tokens_out=12, seconds=3.0, answers=2)
