@@ -110,7 +110,7 @@ class Settings(BaseModel):
         "KAFKA_SESSION_TIMEOUT", 10.0, doc="Seconds until the group gives up on a silent bridge."
     )
     kafka_create_topics: bool = _setting(
-        "KAFKA_CREATE_TOPICS", True, doc="Create missing topics at start; partitions and replicas by the broker's default."
+        "KAFKA_CREATE_TOPICS", True, doc="Create missing topics at start, as the broker's defaults have them."
     )
 
     # -- planner
