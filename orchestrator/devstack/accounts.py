@@ -85,14 +85,21 @@ def _may(path: Path, account: RunAs, bits: int) -> bool:
 
 
 def reachable_folder(folder: Path, account: RunAs) -> Path:
-    """``folder`` where ``account`` can reach it; else one in /var/tmp that belongs to it, root's own.
+    """``folder``, opened for passing through where that makes it reachable for ``account``; else a stand-in for it.
+
+    The stand-in lies in /var/tmp and is ours. Files that are nobody else's business have their own modes.
+
+    Args:
+        folder: a server's folder inside the stack's data folder.
 
     Raises:
-        DevStackError: somebody else made that folder.
+        DevStackError: somebody else made the stand-in.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-    folder.chmod(0o711)
-    if all(_may(parent, account, stat.S_IXOTH) for parent in (folder, *folder.resolve().parents)):
+    folder.mkdir(parents=True, exist_ok=True)
+    stack_folder = folder.resolve().parent
+    if all(_may(parent, account, stat.S_IXOTH) for parent in stack_folder.parents):
+        stack_folder.chmod(0o711)
+        folder.chmod(0o711)
         return folder
     digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     stand_in = _REACHABLE / f"agent-orchestrator-{digest}"

@@ -114,7 +114,7 @@ class EmbeddedStack:
         """
         self._folder.open()
         try:
-            self.logs.mkdir(exist_ok=True)
+            self.logs.mkdir(exist_ok=True, mode=0o700)
             self._folder.stop_strays(self._progress)
             self._keeper = Keeper(self._folder.marker, self.logs / "keeper.log", self._note_processes)
             self._make_servers(self._keeper)
