@@ -153,7 +153,7 @@ class Keeper:
                     child.returncode = code
                     del self._children[child_id]
                     self.emit("exited", id=child_id, code=code)
-                    ended = True
+            ended = True
         if ended:
             self._kill_strays()
 

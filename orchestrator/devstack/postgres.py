@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -225,7 +226,9 @@ class PostgresServer(Server):
         )
         try:
             initdb.start()
-            code = initdb.wait(_INITDB_TIMEOUT)
+            deadline = time.monotonic() + _INITDB_TIMEOUT
+            while (code := initdb.wait(0.1)) is None and time.monotonic() < deadline and not self.give_up.is_set():
+                continue
         finally:
             initdb.stop(grace=0)
             password_file.unlink(missing_ok=True)

@@ -95,6 +95,18 @@ class EmbeddedStack:
         """All children: the servers, then what `supervise` started."""
         return (*(server.process for server in self._servers), *self._supervised)
 
+    def check(self) -> None:
+        """See that the stack is whole; for a loop that waits while it runs.
+
+        Raises:
+            DevStackError: the keeper was killed, and with it every child.
+        """
+        if not self.keeper.alive:
+            raise DevStackError(
+                "the keeper process of the embedded stack was killed, and its death ended all servers and workers",
+                hint=f"Start again; what is known is in {self.logs}.",
+            )
+
     def env(self) -> dict[str, str]:
         """What a process of ours needs in its environment to use these servers. It holds passwords."""
         return {

@@ -253,6 +253,32 @@ def test_a_supervised_process_that_dies_is_started_again(data_dir: Path) -> None
     assert any(text.startswith("worker was ended by SIGKILL; starting it again in") for text in told)
 
 
+def test_a_killed_keeper_takes_all_with_it_and_is_told_of(data_dir: Path) -> None:
+    with EmbeddedStack(data_dir) as stack:
+        stack.check()
+        os.kill(stack.keeper.pid, signal.SIGKILL)
+        wait_for(
+            lambda: not any(process.running for process in stack.processes), what="all children are known to be dead"
+        )
+        with pytest.raises(DevStackError, match="the keeper process of the embedded stack was killed"):
+            stack.check()
+    with EmbeddedStack(data_dir) as again:
+        again.check()
+
+
+def test_a_signal_during_the_first_start_stops_it(tmp_path: Path, data_dir: Path) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.stack_program", str(data_dir)], cwd=ROOT, env=clean_environment()
+    )
+    with owner:
+        wait_for((data_dir / "postgres" / "data.new").exists, what="initdb runs")
+        owner.terminate()
+    assert owner.returncode == 143
+    assert _processes_of(data_dir) == set()
+    with EmbeddedStack(data_dir) as stack:
+        assert _query(stack.env()["DATABASE_URL"], "SELECT 1") == [(1,)]
+
+
 def test_a_server_that_cannot_start_is_shown_with_the_end_of_its_log(data_dir: Path) -> None:
     with EmbeddedStack(data_dir):
         pass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import redis
 from kafka import KafkaConsumer, KafkaProducer
 
+from orchestrator.devstack.stack import EmbeddedStack
 from tests.support.stack import KafkaTopics, Processes, SharedStack, clean_environment, wait_for
 
 
@@ -98,7 +101,7 @@ def test_a_failing_test_stops_its_processes_and_shows_their_logs(processes: Proc
         "import sys\n"
         "def test_fails(processes):\n"
         "    worker = processes.python('worker', '-c', "
-        "'import os, time; print(\"I am\", os.getpid(), \"!\", flush=True); time.sleep(600)', until='!')\n"
+        "'import os, signal; print(\"I am\", os.getpid(), \"!\", flush=True); signal.pause()', until='!')\n"
         "    raise RuntimeError('as intended')\n"
     )
     inner = processes.start(
@@ -111,3 +114,51 @@ def test_a_failing_test_stops_its_processes_and_shows_their_logs(processes: Proc
     assert "end of the log of worker" in output
     pid = output.split("I am ")[1].split()[0]
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_killed_test_run_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "test_inner.py").write_text(
+        "import os, signal\n"
+        "def test_stays(stack, processes):\n"
+        "    processes.python('worker', '-c', 'import signal; signal.pause()')\n"
+        "    print('folder:', os.environ['ORCHESTRATOR_TEST_RUN'], ':', flush=True)\n"
+        "    signal.pause()\n"
+    )
+    # Not by `processes`: its keeper would clear up itself.
+    inner = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-s", "-p", "tests.support.stack", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with inner:
+        assert inner.stdout is not None
+        said = next(line for line in inner.stdout if "folder: " in line)
+        folder = Path(said.split("folder: ")[1].split(" :")[0])
+        assert _command_lines_with(str(folder).encode()), "the servers run"
+        inner.kill()
+    wait_for(lambda: not _command_lines_with(str(folder).encode()), 20, "the host and the servers are gone")
+    wait_for(lambda: not folder.exists(), 20, "the run's folder is gone")
+
+
+def _command_lines_with(text: bytes) -> list[Path]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if text in (process / "cmdline").read_bytes():
+                found.append(process)
+    return found
+
+
+def test_a_private_stack_may_be_killed(private_stack: EmbeddedStack, stack: SharedStack) -> None:
+    assert private_stack.postgres.address != stack.postgres
+    url = private_stack.env()["REDIS_URL"]
+    with redis.Redis.from_url(url) as valkey:
+        valkey.set("kept", "1")
+        private_stack.valkey.kill()
+        with pytest.raises(redis.ConnectionError):
+            valkey.ping()
+        private_stack.valkey.start()
+        assert private_stack.env()["REDIS_URL"] == url
+        assert valkey.get("kept") == b"1"

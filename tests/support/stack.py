@@ -9,7 +9,7 @@ database, a numbered Valkey database, Kafka topics and a consumer group of its o
         wait_for(lambda: "ready" in worker.log_text(), what="the worker is ready")
 
 Fixtures: ``stack``, ``database_url`` (migrated), ``empty_database_url``, ``redis_url``, ``topic_prefix``, ``group_id``,
-``kafka_topics``, ``orchestrator_env``, ``processes``; and the function `wait_for`.
+``kafka_topics``, ``orchestrator_env``, ``processes``, ``private_stack`` (for tests that kill servers); and `wait_for`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from psycopg2 import sql
 from orchestrator.devstack.keeper import Keeper
 from orchestrator.devstack.postgres import ROLE, SUPERUSER
 from orchestrator.devstack.process import ManagedProcess, Restart
+from orchestrator.devstack.stack import EmbeddedStack
 from orchestrator.settings import Settings
 from tests.support.stack_host import VALKEY_DATABASES
 
@@ -174,6 +175,17 @@ def stack() -> SharedStack:
 
 
 # -- what one test gets
+
+
+@pytest.fixture
+def private_stack(tmp_path: Path) -> Iterator[EmbeddedStack]:
+    """Servers of this test alone, which it may kill, stop and start (half a second to start)."""
+    own = EmbeddedStack(tmp_path / "stack", postgres_options={"fsync": "off"}, restart=None)
+    try:
+        own.start()
+        yield own
+    finally:
+        own.destroy()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
     python -m tests.support.stack_host RUN_FOLDER
 
 It waits for a byte in ``RUN_FOLDER/wanted`` (a named pipe), starts the stack, and describes it in ``stack.json``, or
-the failure in ``error``. It ends, and removes the stack's data, when its stdin ends: then the test run is over,
+the failure in ``error``. It ends, and removes the folder, when its stdin ends: then the test run is over,
 however it ended.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -70,10 +71,10 @@ def main() -> None:
     """Serve one test run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which then closes our stdin
     folder = Path(sys.argv[1])
-    if not _wait_until_wanted(folder):
-        return
     try:
-        _serve(folder)
+        if _wait_until_wanted(folder):
+            _serve(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     except Exception as error:
         hint = getattr(error, "hint", None)
         _write(folder / "error", f"{error}\n{hint or ''}".strip())
