@@ -1,0 +1,49 @@
+"""`orchestrator db …`: the tables in PostgreSQL."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli import parts
+from orchestrator.cli.command import Group, pass_output
+from orchestrator.cli.failures import FAILED
+from orchestrator.cli.output import Output
+
+
+@click.group(cls=Group)
+def db() -> None:
+    """Look after the tables in PostgreSQL."""
+
+
+@db.command(examples=["db upgrade"])
+@pass_output
+def upgrade(out: Output) -> None:
+    """Bring the tables to this program's version.
+
+    Safe to repeat, and while others run. Run it before the processes of a new version are started.
+    """
+    before, after = parts.upgrade_database()
+    if out.as_json:
+        out.document({"before": before, "after": after, "changed": before != after})
+    elif before == after:
+        out.line(("up to date", "green"), f": {after}")
+    else:
+        out.line(("upgraded", "green"), f" from {before or 'an empty database'} to {after}")
+
+
+@db.command(examples=["db current"])
+@pass_output
+def current(out: Output) -> int:
+    """Show which version the tables have.
+
+    Exit code 1 if it is not this program's.
+    """
+    version, wanted = parts.database_version()
+    if out.as_json:
+        out.document({"current": version, "wanted": wanted, "up_to_date": version == wanted})
+    elif version == wanted:
+        out.line(("up to date", "green"), f": {version}")
+    else:
+        out.line(("not up to date", "red"), f": the tables are at {version or 'nothing'}, this program needs {wanted}")
+        out.note("  → orchestrator db upgrade")
+    return 0 if version == wanted else FAILED

@@ -1,0 +1,212 @@
+"""The parts that commands work with, brought from the wiring when they are needed, and closed after use.
+
+Everything heavy is imported in here and inside functions, so that `--help` stays quick and a command that only asks
+PostgreSQL never loads Kafka's or Celery's libraries.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import click
+
+from orchestrator.cli.output import Output
+from orchestrator.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from orchestrator.domain.agent import AgentSpec
+    from orchestrator.domain.event_type import EventType
+    from orchestrator.flow.control import Control
+    from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, ReadStore, SweepStore
+    from orchestrator.kafka.health import BridgeGroup
+    from orchestrator.settings import Settings
+    from orchestrator.store.health import DatabaseHealth
+
+    class Store(ReadStore, DeadLetterStore, Protocol):
+        """What the commands read, and the dead letters."""
+
+
+def settings() -> Settings:
+    """The settings, read once; from then on logs and errors mask their secrets.
+
+    Raises:
+        ConfigurationError: one of them is missing or wrong.
+    """
+    from orchestrator import logs
+    from orchestrator.settings import get_settings
+
+    found = get_settings()
+    # The result is what a person came for: libraries and the flow speak up only about trouble, unless asked to.
+    level = found.log_level if "log_level" in found.model_fields_set else "ERROR" if _as_json() else "WARNING"
+    logs.configure(found.model_copy(update={"log_level": level}))
+    return found
+
+
+def topic(kind: Literal["tasks", "events", "updates", "dead_letters"]) -> str:
+    """A topic's full name."""
+    return settings().topic(kind)
+
+
+def quoted(task_id: str) -> str:
+    """A task id as it is typed in a shell."""
+    return shlex.quote(task_id)
+
+
+def _as_json() -> bool:
+    context = click.get_current_context(silent=True)
+    output = context.find_object(Output) if context else None
+    return bool(output and output.as_json)
+
+
+@contextmanager
+def store() -> Iterator[Store]:
+    """PostgreSQL, for as long as the context lasts.
+
+    Raises:
+        StoreUnavailable: by every call, where it cannot be reached.
+    """
+    from orchestrator import wiring
+
+    found = wiring.build_store(settings())
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@contextmanager
+def control() -> Iterator[Control]:
+    """A person's hand on tasks: PostgreSQL and, for the doorbell, Celery's broker."""
+    from orchestrator import wiring
+
+    found = wiring.build_store(settings())
+    try:
+        yield wiring.build_control(settings(), found)
+    finally:
+        found.close()
+
+
+@contextmanager
+def sweep_store() -> Iterator[SweepStore]:
+    """PostgreSQL as the sweep sees it."""
+    from orchestrator import wiring
+
+    found = wiring.build_store(settings())
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def upgrade_database() -> tuple[str | None, str]:
+    """Migrate; the version before and after."""
+    from orchestrator.store import migrate
+
+    url = settings().database_url.get_secret_value()
+    before = migrate.current(url)
+    migrate.upgrade(url)
+    return before, migrate.head()
+
+
+def database_version() -> tuple[str | None, str]:
+    """The tables' version (None: there are none) and this program's."""
+    from orchestrator.store import migrate
+
+    return migrate.current(settings().database_url.get_secret_value()), migrate.head()
+
+
+def database_health() -> DatabaseHealth:
+    """What PostgreSQL says of itself and of our rights."""
+    from orchestrator.store.health import database_health as look
+
+    return look(settings())
+
+
+def produce(to: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
+    """Put one record into a topic (its full name) and wait until the broker confirmed it."""
+    from orchestrator.kafka.producer import produce as send
+
+    send(settings(), to, key, value, headers)
+
+
+def missing_topics() -> Sequence[str]:
+    """Which of the four topics are not there."""
+    from orchestrator.kafka.topics import missing_topics as look
+
+    return look(settings())
+
+
+def bridge_group() -> BridgeGroup:
+    """The bridges' consumer group."""
+    from orchestrator.kafka.health import bridge_group as look
+
+    return look(settings())
+
+
+def redis_info() -> Mapping[str, Any]:
+    """What Redis says of itself (INFO), asked over the connection that Celery uses.
+
+    Raises:
+        DispatchFailed: it cannot be reached, or refuses us.
+    """
+    from orchestrator import wiring
+
+    return wiring.broker_info(settings())
+
+
+def ping_workers() -> Sequence[str]:
+    """Names of the Celery workers that answer within two seconds."""
+    from orchestrator import wiring
+
+    return wiring.ping_workers(settings())
+
+
+def backlog() -> int:
+    """Step messages in Celery's broker."""
+    from orchestrator import wiring
+
+    return wiring.build_dispatcher(settings()).backlog()
+
+
+def agents() -> Sequence[AgentSpec]:
+    """Every entry of agents.yaml, disabled ones included."""
+    from orchestrator import wiring
+
+    return wiring.build_agents(settings()).all()
+
+
+def known_agents() -> Mapping[str, AgentSpec] | None:
+    """The entries by name; None where agents.yaml cannot be read."""
+    try:
+        return {agent.name: agent for agent in agents()}
+    except ConfigurationError:
+        return None
+
+
+@contextmanager
+def agent_client() -> Iterator[AgentClient]:
+    """Calls agents over HTTP."""
+    from orchestrator import wiring
+
+    client = wiring.build_agent_client(settings())
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def event_types() -> Sequence[EventType]:
+    """Every entry of events.yaml."""
+    from orchestrator import wiring
+
+    return wiring.build_event_types(settings()).all()
+
+
+def planner() -> Planner:
+    """The planner of the settings. Raises `ConfigurationError` where its key or package is missing."""
+    from orchestrator import wiring
+
+    return wiring.build_planner(settings())

@@ -1,0 +1,97 @@
+"""What to do now: the commands that fit a task's state, worded for whoever looks at it at night. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.domain.delegation import Delegation, DelegationState
+from orchestrator.domain.journal import HistoryEntry
+from orchestrator.domain.task import Task, TaskState, WaitsFor
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One thing that can be done, and the command for it."""
+
+    why: str
+    command: str
+
+
+def advice(task: Task, history: Sequence[HistoryEntry]) -> list[Advice]:
+    """What fits the task's state, most likely first; nothing for a completed one."""
+    name = shlex.quote(task.task_id)
+    if task.state is TaskState.FAILED:
+        return _after_failure(task, history, name)
+    if task.state is TaskState.CANCELED:
+        step = _last_number(history)
+        return [Advice("to go on from its last step", _rerun(name, step))] if step else []
+    if task.state is TaskState.WAITING:
+        return _while_waiting(task, history, name)
+    if task.state is TaskState.COMPLETED:
+        return []
+    return [Advice("to follow it", f"orchestrator task watch {name}")]
+
+
+def _after_failure(task: Task, history: Sequence[HistoryEntry], name: str) -> list[Advice]:
+    found = [
+        Advice(
+            "once the cause is mended, to do the failed step again (what succeeded is not repeated)",
+            f"orchestrator task retry {name}",
+        )
+    ]
+    if step := _last_number(history):
+        found.append(
+            Advice(
+                "to correct a value and go on from there",
+                f"{_rerun(name, step)} --set FIELD=VALUE",
+            )
+        )
+    agents = dict.fromkeys(one.agent for one in _open_delegations(task, history))
+    names = (shlex.quote(agent) for agent in agents)
+    found += [Advice("to see whether the agent is well", f"orchestrator agent check {agent}") for agent in names]
+    return found
+
+
+def _while_waiting(task: Task, history: Sequence[HistoryEntry], name: str) -> list[Advice]:
+    if task.waits_for is WaitsFor.EVENT:
+        event = shlex.quote(str(task.wait.get("event_type") or "TYPE"))
+        return [Advice("to tell it of the event", f"orchestrator task event {name} --type {event} --data FIELD=VALUE")]
+    unknown = [one for one in _open_delegations(task, history) if one.state is DelegationState.UNKNOWN]
+    if task.waits_for is WaitsFor.PERSON and unknown:
+        return [
+            Advice(
+                f"{unknown[0].agent} may have acted and its reply is lost. Ask there; if it did not, to send it anew",
+                _rerun(name, task.next_step),
+            ),
+            Advice(
+                "if it did, to enter its result",
+                f"{_rerun(name, task.next_step)} --set FIELD=VALUE",
+            ),
+        ]
+    if task.waits_for is WaitsFor.PERSON:
+        return [Advice("to answer", f"orchestrator task event {name} --data FIELD=VALUE")]
+    if task.waits_for is WaitsFor.RETRY:
+        return [Advice("to try again now", f"orchestrator task retry {name}")]
+    return [Advice("to follow it", f"orchestrator task watch {name}")]
+
+
+def _rerun(name: str, step: int) -> str:
+    return f"orchestrator task rerun {name} --step {step}"
+
+
+def _open_delegations(task: Task, history: Sequence[HistoryEntry]) -> list[Delegation]:
+    """The present step's delegations that did not succeed."""
+    return [
+        delegation
+        for entry in history
+        if entry.step.number == task.next_step
+        for delegation in entry.delegations
+        if delegation.state is not DelegationState.SUCCEEDED
+    ]
+
+
+def _last_number(history: Sequence[HistoryEntry]) -> int | None:
+    numbers = [entry.step.number for entry in history if not entry.step.superseded]
+    return max(numbers, default=None)

@@ -1,0 +1,342 @@
+"""Tasks as people read them: the lines of `task watch`, the sections of `task show`. Only words and colours, no I/O
+but through `Output`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from orchestrator.cli.output import Output, Part, ago, duration, shortened
+from orchestrator.cli.shapes import delegation_seconds, step_json, step_seconds, task_json
+from orchestrator.cli.task.advice import Advice, advice
+from orchestrator.cli.task.news import News
+from orchestrator.domain.context import Change, Context, Origin
+from orchestrator.domain.decision import Decision, DecisionKind
+from orchestrator.domain.delegation import Delegation
+from orchestrator.domain.journal import HistoryEntry, Step
+from orchestrator.domain.task import Task, TaskState, WaitsFor
+
+STYLES = {
+    "completed": "green",
+    "succeeded": "green",
+    "finished": "green",
+    "failed": "red",
+    "unknown": "red",
+    "canceled": "yellow",
+    "waiting": "yellow",
+    "compensated": "yellow",
+    "processing": "cyan",
+    "in_flight": "cyan",
+    "open": "cyan",
+}
+"""Colour of a state of task, step or delegation."""
+
+
+def state_part(state: str) -> Part:
+    """A state in its colour."""
+    return (state, STYLES.get(state, ""))
+
+
+# -- watching ---------------------------------------------------------------------------------------------------------
+
+
+def news_line(news: News) -> list[Part]:
+    """One thing that happened as one line, time first."""
+    clock: Part = (news.at.astimezone().strftime("%H:%M:%S") + "  ", "dim")
+    return [clock, *_NEWS[news.event](news.data)]
+
+
+def _state_line(data: Mapping[str, Any]) -> list[Part]:
+    line: list[Part] = ["task ", state_part(str(data["state"]))]
+    if data.get("waits_for"):
+        line.append(f" for {data['waits_for']}")
+    if data.get("reason"):
+        line.append(f": {data['reason']}")
+    return line
+
+
+def _decided_line(data: Mapping[str, Any]) -> list[Part]:
+    choice = ", ".join(data["agents"]) if data["agents"] else str(data["kind"]).replace("_", " ")
+    return [(f"step {data['step']}", "bold"), " decided: ", (choice, "bold"), f" — {data['reason']}"]
+
+
+def _delegation_line(data: Mapping[str, Any]) -> list[Part]:
+    line: list[Part] = [f"  {data['ref']} {data['agent']} ", state_part(str(data["state"]))]
+    if data["attempts"] > 1:
+        line.append(f", attempt {data['attempts']}")
+    if data["seconds"] is not None:
+        line.append(f" in {duration(data['seconds'])}")
+    if data["error"]:
+        line.append(f": {data['error']}")
+    return line
+
+
+def _step_line(data: Mapping[str, Any]) -> list[Part]:
+    line: list[Part] = [(f"step {data['step']}", "bold"), " ", state_part(str(data["state"]))]
+    if data["seconds"] is not None:
+        line.append(f" in {duration(data['seconds'])}")
+    if data["error"]:
+        line.append(f": {data['error']}")
+    return line
+
+
+def _field_line(data: Mapping[str, Any]) -> list[Part]:
+    origin = data["origin"]
+    source = f"  ({origin['kind']} {origin['name']})" if origin else ""
+    return ["  ", (str(data["field"]), "bold"), f" = {shortened(data['value'])}", (source, "dim")]
+
+
+_NEWS = {
+    "state": _state_line,
+    "decided": _decided_line,
+    "delegation": _delegation_line,
+    "step": _step_line,
+    "field": _field_line,
+}
+
+
+def summary(task: Task, history: Sequence[HistoryEntry], context_row: Mapping[str, Any]) -> dict[str, Any]:
+    """How a task ended, as the last line of ``task watch --json``."""
+    return {
+        "task_id": task.task_id,
+        "at": task.ended_at or task.updated_at,
+        "state": task.state.value,
+        "reason_code": task.reason_code,
+        "reason": task.reason,
+        "steps": len(history),
+        "seconds": _age(task),
+        "context": context_row,
+        "next": advice_json(advice(task, history)),
+    }
+
+
+def write_end(out: Output, task: Task, history: Sequence[HistoryEntry], context_row: Mapping[str, Any]) -> None:
+    """How a task ended: state, time, the required fields' values, what to do."""
+    out.line()
+    out.line(
+        "task ",
+        (task.task_id, "bold"),
+        " ",
+        state_part(task.state.value),
+        f" after {duration(_age(task))} and {len(history)} steps",
+    )
+    if task.reason and task.state is not TaskState.COMPLETED:
+        out.line(f"  why: {task.reason}")
+    context = context_row["context"]
+    for name in context["required_fields"]:
+        value = context["collected_data"].get(name)
+        out.line("  ", (name, "bold"), *(_missing() if value in (None, "") else [f" = {shortened(value, 200)}"]))
+    write_advice(out, advice(task, history))
+
+
+def _age(task: Task) -> float:
+    return ((task.ended_at or task.updated_at) - task.created_at).total_seconds()
+
+
+# -- showing ----------------------------------------------------------------------------------------------------------
+
+
+def write_task(out: Output, task: Task, context: Context, history: Sequence[HistoryEntry], *, details: bool) -> None:
+    """Everything about a task: state, fields, steps, what now."""
+    out.line((task.task_id, "bold"), "  ", *_state_parts(task))
+    out.line(f"  {task.description}")
+    if task.reason:
+        code = f" [{task.reason_code}]" if task.reason_code else ""
+        out.line(f"  why: {task.reason}{code}")
+    out.line((f"  {'  '.join(_facts(task))}", "dim"))
+    write_fields(out, context)
+    if history:
+        out.line()
+        out.line(("Steps", "bold"))
+    for entry in history:
+        _write_step(out, entry, details)
+    write_advice(out, advice(task, history))
+
+
+def write_fields(out: Output, context: Context) -> None:
+    """Required fields with value and origin, the missing ones marked, then what else is known."""
+    out.line()
+    out.line((f"Fields (context version {context.version})", "bold"))
+    rows: list[Sequence[Part]] = [_field_row(context, name, required=True) for name in context.required_fields]
+    rows += [
+        _field_row(context, name, required=False)
+        for name in context.collected_data
+        if name not in context.required_fields
+    ]
+    if rows:
+        out.table(["", "field", "value", "from"], rows)
+    else:
+        out.line("  none yet")
+    if context.missing_fields:
+        out.line(("missing: ", "yellow"), ", ".join(context.missing_fields))
+
+
+def write_versions(out: Output, versions: Sequence[tuple[int, datetime, Sequence[Change]]]) -> None:
+    """Every context version with what it changed."""
+    out.line()
+    out.line(("Context versions", "bold"))
+    for number, at, changes in versions:
+        out.line((f"  {number}", "bold"), (f"  {_local(at)}", "dim"))
+        for change in changes:
+            value = "removed" if change.removed else f"= {shortened(change.value, 120)}"
+            out.line(f"     {change.field} {value}", (f"  ({origin_words(change.origin)})", "dim"))
+
+
+def write_advice(out: Output, found: Sequence[Advice]) -> None:
+    """What can be done now, with the commands."""
+    if found:
+        out.line()
+        out.line(("What now", "bold"))
+    for one in found:
+        out.line(f"  {one.why}:")
+        out.line("    ", (one.command, "cyan"))
+
+
+def advice_json(found: Sequence[Advice]) -> list[dict[str, str]]:
+    """The same for programs."""
+    return [{"why": one.why, "command": one.command} for one in found]
+
+
+def show_json(
+    task: Task, context: Context, context_row: Mapping[str, Any], history: Sequence[HistoryEntry]
+) -> dict[str, Any]:
+    """The document of ``task show --json``; ``context`` is the row of ``task_contexts`` as it stands."""
+    from orchestrator.cli.shapes import fields_json
+
+    return {
+        "task": task_json(task),
+        "context": dict(context_row),
+        "version": context.version,
+        "fields": fields_json(context),
+        "missing_fields": list(context.missing_fields),
+        "steps": [step_json(entry) for entry in history],
+        "next": advice_json(advice(task, history)),
+    }
+
+
+def origin_words(origin: Origin) -> str:
+    """Who gave a value: ``agent credit_score, step 2``."""
+    words = "the task's message" if origin.kind == "message" else f"{origin.kind} {origin.name}"
+    if origin.step is not None:
+        words += f", step {origin.step}"
+    return words
+
+
+def _state_parts(task: Task) -> list[Part]:
+    parts: list[Part] = [state_part(task.state.value)]
+    if task.state is TaskState.WAITING and task.waits_for:
+        parts.append(f" for {_wait_words(task)}, since {_local(task.updated_at)} ({ago(task.updated_at)})")
+    if task.paused:
+        parts.append((" paused", "yellow"))
+    if task.cancel_requested and not task.state.is_terminal:
+        parts.append((" cancel requested", "yellow"))
+    return parts
+
+
+def _wait_words(task: Task) -> str:
+    if task.waits_for is WaitsFor.EVENT:
+        return f"the event {task.wait.get('event_type') or '(of any type)'}"
+    return {WaitsFor.PERSON: "a person", WaitsFor.AGENT: "an agent", WaitsFor.RETRY: "a retry"}.get(
+        task.waits_for or WaitsFor.RETRY, "a retry"
+    )
+
+
+def _facts(task: Task) -> list[str]:
+    facts = [f"created {_local(task.created_at)}"]
+    if task.ended_at:
+        facts.append(f"ended {_local(task.ended_at)} after {duration(_age(task))}")
+    facts.append(f"next step {task.next_step}" if not task.state.is_terminal else f"last step {task.next_step}")
+    facts.append(f"priority {task.priority}")
+    if task.tenant:
+        facts.append(f"tenant {task.tenant}")
+    if task.deadline:
+        facts.append(f"deadline {_local(task.deadline)}")
+    if task.lost_leases:
+        facts.append(f"workers lost in this step: {task.lost_leases}")
+    return facts
+
+
+def _field_row(context: Context, name: str, *, required: bool) -> Sequence[Part]:
+    if name in context.missing_fields:
+        return [("✗", "yellow"), (name, "bold"), *_missing(), ""]
+    origin = context.origins.get(name)
+    source = (origin_words(origin), "dim") if origin else ""
+    return [
+        ("✓", "green") if required else "",
+        (name, "bold"),
+        shortened(context.collected_data.get(name), 100),
+        source,
+    ]
+
+
+def _missing() -> list[Part]:
+    return [(" missing", "yellow")]
+
+
+def _write_step(out: Output, entry: HistoryEntry, details: bool) -> None:
+    step, decision = entry.step, entry.step.decision
+    line: list[Part] = [(f"  {step.number:>2}", "bold"), "  ", state_part(step.state.value)]
+    if (seconds := step_seconds(step)) is not None:
+        line.append(f" in {duration(seconds)}")
+    if step.attempts > 1:
+        line.append(f", {step.attempts} attempts")
+    if step.superseded:
+        line.append((" (superseded by a rerun)", "dim"))
+    out.line(*line)
+    if decision is not None:
+        out.line("      decided: ", (_choice(decision), "bold"), f" — {decision.reason}")
+        if details:
+            _write_decision(out, decision)
+    for delegation in entry.delegations:
+        _write_delegation(out, delegation, details)
+    if step.error:
+        out.line("      ", (_error(step), "red"))
+
+
+def _choice(decision: Decision) -> str:
+    if decision.kind is DecisionKind.CALL:
+        return ", ".join(call.agent for call in decision.calls)
+    return decision.kind.value.replace("_", " ")
+
+
+def _write_decision(out: Output, decision: Decision) -> None:
+    usage = decision.usage
+    cost = "" if usage.cost is None else f", {usage.cost:.4f} USD"
+    out.line(
+        (
+            f"      by {usage.model} in {duration(usage.seconds)}, {usage.tokens_in} tokens in, {usage.tokens_out} out"
+            f"{cost}, {usage.answers} answers",
+            "dim",
+        )
+    )
+    if decision.details:
+        out.line(f"      details: {shortened(dict(decision.details), 1000)}")
+    for record in decision.records:
+        place = record.pointer if record.pointer is not None else f"“{record.quote}”"
+        out.line(f"      records {record.field} from {record.delegation}: {place}")
+
+
+def _write_delegation(out: Output, delegation: Delegation, details: bool) -> None:
+    line: list[Part] = [f"      {delegation.ref} {delegation.agent} ", state_part(delegation.state.value)]
+    if delegation.attempts > 1:
+        line.append(f", {delegation.attempts} attempts")
+    if (seconds := delegation_seconds(delegation)) is not None:
+        line.append(f" in {duration(seconds)}")
+    out.line(*line)
+    if delegation.error:
+        code = f"[{delegation.error_code}] " if delegation.error_code else ""
+        out.line("          ", (f"{code}{delegation.error}", "red"))
+    if details:
+        out.line(f"          arguments: {shortened(dict(delegation.arguments), 2000)}")
+        if delegation.reply is not None:
+            out.line(f"          reply: {shortened(delegation.reply, 2000)}")
+        out.line((f"          key: {delegation.key}", "dim"))
+
+
+def _error(step: Step) -> str:
+    return f"[{step.error_code}] {step.error}" if step.error_code else str(step.error)
+
+
+def _local(moment: datetime) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

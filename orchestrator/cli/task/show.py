@@ -1,0 +1,103 @@
+"""`task show` and `task list`: looking, changing nothing."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli import parts
+from orchestrator.cli.command import Command, pass_output
+from orchestrator.cli.output import Output, ago, shortened
+from orchestrator.cli.shapes import change_json, fields_json, task_json
+from orchestrator.domain.task import TaskState
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "task show supplier-42",
+        "task show supplier-42 --steps --history",
+        "task show supplier-42 --version 3",
+        "task show supplier-42 --json | jq .context",
+    ],
+)
+@click.argument("task_id")
+@click.option("--version", type=click.IntRange(0), help="Show the context as it was at this version instead.")
+@click.option("--history", "with_history", is_flag=True, help="Every context version and what it changed.")
+@click.option("--steps", "with_steps", is_flag=True, help="Steps in full: arguments, replies, tokens, keys.")
+@pass_output
+def show(out: Output, task_id: str, version: int | None, with_history: bool, with_steps: bool) -> None:
+    """Show a task: state, fields, steps and why, what to do now.
+
+    With --json `context` is the row of task_contexts exactly as it is kept.
+    """
+    from orchestrator.cli.task.render import show_json, write_fields, write_task, write_versions
+
+    with parts.store() as store:
+        task = store.task(task_id)
+        context = store.context(task_id, version)
+        versions = store.versions(task_id) if with_history else []
+        if version is not None:
+            document = {
+                "task_id": task_id,
+                "version": version,
+                "required_fields": list(context.required_fields),
+                "collected_data": dict(context.collected_data),
+                "fields": fields_json(context),
+                "missing_fields": list(context.missing_fields),
+            }
+        else:
+            history = store.history(task_id)
+            document = show_json(task, context, store.context_row(task_id), history)
+    if with_history:
+        document["versions"] = [
+            {"version": number, "at": at, "changes": [change_json(change) for change in changes]}
+            for number, at, changes in versions
+        ]
+    if out.as_json:
+        out.document(document)
+        return
+    if version is not None:
+        out.line((task_id, "bold"), f"  as it was at version {version}")
+        write_fields(out, context)
+    else:
+        write_task(out, task, context, history, details=with_steps)
+    if with_history:
+        write_versions(out, versions)
+
+
+@click.command(
+    "list",
+    cls=Command,
+    examples=["task list", "task list --state failed --limit 20", "task list --json | jq -r '.tasks[].task_id'"],
+)
+@click.option("--state", type=click.Choice([state.value for state in TaskState]), help="Only tasks in this state.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
+@click.option("--after", metavar="TASK_ID", help="Go on after this task of the list before.")
+@pass_output
+def list_tasks(out: Output, state: str | None, limit: int, after: str | None) -> None:
+    """List tasks, newest first."""
+    with parts.store() as store:
+        tasks = store.tasks(state=state, limit=limit, after=after)
+    following = tasks[-1].task_id if len(tasks) == limit else None
+    if out.as_json:
+        out.document({"tasks": [task_json(task) for task in tasks], "after": following})
+        return
+    from orchestrator.cli.task.render import state_part
+
+    if not tasks:
+        out.note("No tasks." if state is None else f"No tasks are {state}.")
+        return
+    rows = [
+        (
+            task.task_id,
+            state_part(task.state.value),
+            task.waits_for.value if task.waits_for else "",
+            str(task.next_step),
+            ago(task.updated_at),
+            shortened(task.reason if task.state is TaskState.FAILED and task.reason else task.description, 60),
+        )
+        for task in tasks
+    ]
+    out.table(["task", "state", "waits for", "step", "changed", "description or reason"], rows)
+    if following:
+        out.note(f"  → more: orchestrator task list --after {parts.quoted(following)}")
