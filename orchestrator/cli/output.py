@@ -41,8 +41,13 @@ class Output:
         """Standard output for people."""
         from rich.console import Console
 
+        class PipedConsole(Console):
+            def on_broken_pipe(self) -> None:
+                """Leave it to the caller, where rich would exit by itself."""
+                raise BrokenPipeError
+
         width = None if sys.stdout.isatty() else _MUCH
-        return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+        return PipedConsole(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
 
     def document(self, value: Any) -> None:
         """One JSON document; on one line where it is one of many."""

@@ -5,10 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.command import Group
-from orchestrator.cli.task.control import cancel, rerun, retry
-from orchestrator.cli.task.show import list_tasks, show
-from orchestrator.cli.task.submit import event, submit
-from orchestrator.cli.task.watch import watch
+from orchestrator.cli.task import control, show, submit, watch
 
 __all__ = ["task"]
 
@@ -18,5 +15,11 @@ def task() -> None:
     """Submit, look at, follow, retry and cancel tasks."""
 
 
-for command in (submit, list_tasks, show, watch, retry, rerun, cancel, event):
-    task.add_command(command)
+task.add_command(submit.submit)
+task.add_command(show.list_tasks)
+task.add_command(show.show)
+task.add_command(watch.watch)
+task.add_command(control.retry)
+task.add_command(control.rerun)
+task.add_command(control.cancel)
+task.add_command(submit.event)
