@@ -2,4 +2,11 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.support.agents", "tests.support.llm", "tests.support.stack"]
+# A module comes before those that import it, or pytest cannot rewrite its asserts.
+pytest_plugins = [
+    "tests.support.agents",
+    "tests.support.llm",
+    "tests.support.processes",
+    "tests.support.stack",
+    "tests.support.stack_owner",
+]

@@ -14,7 +14,10 @@ import redis
 from kafka import KafkaConsumer, KafkaProducer
 
 from orchestrator.devstack.stack import EmbeddedStack
-from tests.support.stack import KafkaTopics, Processes, SharedStack, clean_environment, wait_for
+from tests.support.processes import Processes, clean_environment, wait_for
+from tests.support.stack import KafkaTopics, SharedStack
+
+INNER_PLUGINS = ["-p", "tests.support.processes", "-p", "tests.support.stack", "-p", "no:cacheprovider"]
 
 
 def _query(url: str, statement: str) -> list[tuple[object, ...]]:
@@ -106,7 +109,7 @@ def test_a_failing_test_stops_its_processes_and_shows_their_logs(processes: Proc
     )
     inner = processes.start(
         "pytest",
-        [sys.executable, "-m", "pytest", "-p", "tests.support.stack", "-p", "no:cacheprovider", str(tmp_path)],
+        [sys.executable, "-m", "pytest", *INNER_PLUGINS, str(tmp_path)],
         cwd=tmp_path,
     )
     assert inner.wait(60) == 1
@@ -126,7 +129,7 @@ def test_a_killed_test_run_leaves_no_process_and_no_folder(tmp_path: Path) -> No
     )
     # Not by `processes`: its keeper would clear up itself.
     inner = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-s", "-p", "tests.support.stack", "-p", "no:cacheprovider", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-s", *INNER_PLUGINS, str(tmp_path)],
         cwd=tmp_path,
         env=clean_environment(),
         stdout=subprocess.PIPE,
