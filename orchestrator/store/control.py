@@ -1,0 +1,220 @@
+"""A person's hand on tasks: retry, rerun, cancel; each audited in the commit that does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from orchestrator.domain.context import Change, Origin
+from orchestrator.domain.decision import DecisionKind
+from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.task import Task, TaskState, WaitsFor
+from orchestrator.errors import NotAllowed
+from orchestrator.store.engine import Transactions, jsonb, text
+from orchestrator.store.published import update_body
+from orchestrator.store.read import load_context, not_found
+from orchestrator.store.rows import changes_to_json, origin_to_json, step_of, task_of
+
+_LOCK = text("SELECT *, coalesce(lease_until >= now(), false) AS held FROM tasks WHERE task_id = :task_id FOR UPDATE")
+_STEP = text("SELECT * FROM steps WHERE task_id = :task_id AND step_number = :step")
+_NEWEST_STEP = text("SELECT coalesce(max(step_number), 0) FROM steps WHERE task_id = :task_id")
+_OPEN_AGAIN = text("""
+    UPDATE steps SET state = 'open', finished_at = NULL, attempts = 0 WHERE task_id = :task_id AND step_number = :step
+""")
+_SEND_AGAIN = text("""
+    UPDATE delegations SET state = 'pending', finished_at = NULL
+    WHERE task_id = :task_id AND step_number = :step AND state = 'failed'
+""")
+_SUPERSEDE = text("UPDATE steps SET superseded = true WHERE task_id = :task_id AND step_number >= :step")
+_RESTART = text("""
+    UPDATE tasks SET state = 'processing', waits_for = NULL, wait = '{}', next_step = :next_step, epoch = epoch + 1,
+        lease_owner = NULL, lease_until = NULL, lost_leases = 0, rings = 0, woken = false, cancel_requested = false,
+        reason_code = NULL, reason = NULL, ended_at = NULL, due_at = now() + CAST(:stall AS interval), updated_at = now()
+    WHERE task_id = :task_id
+""")
+_MAKE_DUE = text("""
+    UPDATE tasks SET woken = true, due_at = now() + CAST(:stall AS interval), rings = 0, updated_at = now()
+    WHERE task_id = :task_id
+""")
+_CANCEL_NOW = text("""
+    UPDATE tasks SET state = 'canceled', waits_for = NULL, due_at = NULL, epoch = epoch + 1, lease_owner = NULL,
+        lease_until = NULL, reason_code = 'canceled', reason = :reason, ended_at = now(), updated_at = now()
+    WHERE task_id = :task_id
+""")
+_CANCEL_LATER = text("UPDATE tasks SET cancel_requested = true, updated_at = now() WHERE task_id = :task_id")
+_STATE = text("""
+    UPDATE task_contexts SET context = jsonb_set(context, '{current_state}', to_jsonb(CAST(:state AS text))),
+        updated_at = now()
+    WHERE task_id = :task_id
+""")
+_CONTEXT = text("""
+    UPDATE task_contexts SET version = :version, origins = CAST(:origins AS jsonb), updated_at = now(),
+        context = jsonb_set(context, '{collected_data}', CAST(:data AS jsonb))
+    WHERE task_id = :task_id
+""")
+_VERSION = text("""
+    INSERT INTO context_versions (task_id, version, step, changes)
+    VALUES (:task_id, :version, :step, CAST(:changes AS jsonb))
+""")
+_OUTBOX = text("INSERT INTO outbox (kind, task_id, body) VALUES ('update', :task_id, CAST(:body AS jsonb))")
+_AUDIT = text("""
+    INSERT INTO audit (who, what, why, task_id, details) VALUES (:who, :what, :why, :task_id, CAST(:details AS jsonb))
+""")
+
+
+def audit(
+    connection: Connection, *, who: str, what: str, why: str, task_id: str | None, details: Mapping[str, Any]
+) -> None:
+    """Note what a person did."""
+    parameters = {"who": who, "what": what, "why": why, "task_id": task_id, "details": jsonb(dict(details))}
+    connection.execute(_AUDIT, parameters)
+
+
+class ControlPart(Transactions):
+    """Implements `orchestrator.flow.ports.ControlStore`."""
+
+    stall: timedelta
+
+    def retry(self, task_id: str, *, who: str, why: str) -> Dispatch:
+        """Open a failed task again at the step that failed, or make a waiting one due."""
+
+        def work(connection: Connection) -> Dispatch:
+            row = _locked(connection, task_id)
+            step = row["next_step"]
+            if row["state"] == TaskState.WAITING and row["waits_for"] in {
+                WaitsFor.RETRY,
+                WaitsFor.PERSON,
+                WaitsFor.AGENT,
+            }:
+                connection.execute(_MAKE_DUE, {"task_id": task_id, "stall": self.stall})
+            elif row["state"] == TaskState.FAILED:
+                step = self._open_failed(connection, row)
+            else:
+                raise NotAllowed(
+                    f"task {task_id!r} is {row['state']}; only a failed task, or one that waits for a retry, an agent or "
+                    "a person, can be retried",
+                    hint=f"To go on from an earlier step: `orchestrator task rerun {task_id} --step N`.",
+                    task_id=task_id,
+                )
+            audit(connection, who=who, what="retry", why=why, task_id=task_id, details={"step": step})
+            return Dispatch(task_id, step, row["priority"])
+
+        return self.transact(work)
+
+    def _open_failed(self, connection: Connection, row: RowMapping) -> int:
+        task_id, step = row["task_id"], row["next_step"]
+        keys = {"task_id": task_id, "step": step}
+        found = connection.execute(_STEP, keys).mappings().first()
+        decision = None if found is None else step_of(found).decision
+        if decision is not None and decision.kind is DecisionKind.FAIL:
+            # The decision was to fail: it stays on record, and a new step decides anew.
+            connection.execute(_SUPERSEDE, keys)
+            step = connection.execute(_NEWEST_STEP, keys).scalar_one() + 1
+        else:
+            connection.execute(_OPEN_AGAIN, keys)
+            connection.execute(_SEND_AGAIN, keys)
+        self._restart(connection, row, step, "retried by hand")
+        return int(step)
+
+    def rerun(self, task_id: str, step: int, edits: Mapping[str, Any], *, who: str, why: str) -> Dispatch:
+        """Go back to the context before ``step`` with ``edits`` on top, under a new step number."""
+
+        def work(connection: Connection) -> Dispatch:
+            row = _locked(connection, task_id)
+            if row["held"]:
+                raise NotAllowed(
+                    f"a worker is at step {row['next_step']} of task {task_id!r} at this moment",
+                    hint=f"Wait for it, or cancel first: `orchestrator task cancel {task_id}`.",
+                    task_id=task_id,
+                )
+            found = connection.execute(_STEP, {"task_id": task_id, "step": step}).mappings().first()
+            if found is None:
+                raise NotAllowed(
+                    f"task {task_id!r} has no step {step}",
+                    hint=f"See its steps with `orchestrator task show {task_id} --steps`.",
+                    task_id=task_id,
+                )
+            newest = connection.execute(_NEWEST_STEP, {"task_id": task_id}).scalar_one()
+            number = max(newest, row["next_step"]) + 1
+            self._go_back(connection, task_id, found["base_version"], edits, who, number)
+            connection.execute(_SUPERSEDE, {"task_id": task_id, "step": step})
+            self._restart(connection, row, number, f"rerun from step {step} by hand")
+            details = {"from_step": step, "step": number, "edits": dict(edits)}
+            audit(connection, who=who, what="rerun", why=why, task_id=task_id, details=details)
+            return Dispatch(task_id, number, row["priority"])
+
+        return self.transact(work)
+
+    def _go_back(
+        self, connection: Connection, task_id: str, version: int, edits: Mapping[str, Any], who: str, step: int
+    ) -> None:
+        origin = Origin("person", who, datetime.now(UTC))
+        current = load_context(connection, task_id)
+        before = load_context(connection, task_id, version)
+        target = before.apply([Change(name, value, origin) for name, value in edits.items()])
+        changes = current.changes_to(target, origin)
+        context = current.apply(changes)
+        if context is current:
+            return
+        connection.execute(
+            _CONTEXT,
+            {
+                "task_id": task_id,
+                "version": context.version,
+                "data": jsonb(dict(context.collected_data)),
+                "origins": jsonb({name: origin_to_json(o) for name, o in context.origins.items()}),
+            },
+        )
+        parameters = {"task_id": task_id, "version": context.version, "step": step}
+        connection.execute(_VERSION, parameters | {"changes": jsonb(changes_to_json(changes))})
+
+    def _restart(self, connection: Connection, row: RowMapping, step: int, reason: str) -> None:
+        task_id = row["task_id"]
+        connection.execute(_RESTART, {"task_id": task_id, "next_step": step, "stall": self.stall})
+        _tell(connection, row, TaskState.PROCESSING, step, None, reason)
+
+    def cancel(self, task_id: str, *, who: str, why: str) -> Task:
+        """End the task: at once where no step runs, else at its next boundary."""
+
+        def work(connection: Connection) -> Task:
+            row = _locked(connection, task_id)
+            state = TaskState(row["state"])
+            if state.is_terminal:
+                raise NotAllowed(f"task {task_id!r} has already ended: it is {state.value}", task_id=task_id)
+            if row["held"]:
+                connection.execute(_CANCEL_LATER, {"task_id": task_id})
+            else:
+                reason = f"canceled by {who}" + (f": {why}" if why else "")
+                connection.execute(_CANCEL_NOW, {"task_id": task_id, "reason": reason})
+                _tell(connection, row, TaskState.CANCELED, row["next_step"], "canceled", reason)
+            audit(connection, who=who, what="cancel", why=why, task_id=task_id, details={"at_once": not row["held"]})
+            return task_of(_locked(connection, task_id))
+
+        return self.transact(work)
+
+
+def _locked(connection: Connection, task_id: str) -> RowMapping:
+    row = connection.execute(_LOCK, {"task_id": task_id}).mappings().first()
+    if row is None:
+        raise not_found(task_id)
+    return row
+
+
+def _tell(
+    connection: Connection, row: RowMapping, state: TaskState, step: int, reason_code: str | None, reason: str
+) -> None:
+    connection.execute(_STATE, {"task_id": row["task_id"], "state": state.value})
+    body = update_body(
+        task_id=row["task_id"],
+        state=state.value,
+        step=step,
+        context=load_context(connection, row["task_id"]),
+        waits_for=None,
+        reason_code=reason_code,
+        reason=reason,
+        source=row["source"],
+    )
+    connection.execute(_OUTBOX, {"task_id": row["task_id"], "body": jsonb(body)})

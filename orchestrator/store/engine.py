@@ -1,0 +1,130 @@
+"""Connections to PostgreSQL: the pool, its time-outs, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from orchestrator.errors import StoreUnavailable
+
+Result = TypeVar("Result")
+
+DEADLOCK_TRIES = 5
+_SERIALIZATION, _DEADLOCK = "40001", "40P01"
+_AWAY_CLASSES = ("08", "53", "57", "58")
+"""SQLSTATE classes: connection, insufficient resources, operator intervention (shutdown, time-out), system error."""
+_LOCK_TIMEOUT = "55P03"
+
+
+def make_engine(
+    url: str,
+    *,
+    pool_size: int = 20,
+    statement_timeout: float = 15.0,
+    lock_timeout: float = 5.0,
+    connect_timeout: int = 5,
+    application: str = "orchestrator",
+) -> Engine:
+    """An engine with a pool of at most ``pool_size`` connections. Times are seconds.
+
+    Time-outs are set with the first statement of each transaction (``SET LOCAL``), not for the connection: PgBouncer in
+    transaction mode hands the same connection to others.
+    """
+    engine = create_engine(
+        _psycopg2_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        connect_args={"connect_timeout": connect_timeout, "application_name": application},
+        json_serializer=_dumps,
+    )
+    local = (
+        f"SET LOCAL statement_timeout = {int(statement_timeout * 1000)}; SET LOCAL lock_timeout = "
+        f"{int(lock_timeout * 1000)}; SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL timezone = 'UTC'"
+    )
+
+    @event.listens_for(engine, "begin")
+    def _set_timeouts(connection: Connection) -> None:
+        connection.exec_driver_sql(local)
+
+    return engine
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _psycopg2_url(url: str) -> str:
+    scheme = urlsplit(url).scheme
+    return url.replace(f"{scheme}://", "postgresql+psycopg2://", 1)
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except (PoolTimeout, DisconnectionError) as error:
+        raise StoreUnavailable(f"PostgreSQL: {error}", hint=_HINT) from error
+    except DBAPIError as error:
+        code = getattr(error.orig, "pgcode", None) or ""
+        if error.connection_invalidated or code[:2] in _AWAY_CLASSES or code == _LOCK_TIMEOUT or _unreachable(error):
+            raise StoreUnavailable(f"PostgreSQL: {str(error.orig).strip()}", hint=_HINT) from error
+        raise
+
+
+_HINT = "It is tried again by itself; `orchestrator doctor` tells what is wrong with the server."
+
+
+def _unreachable(error: DBAPIError) -> bool:
+    """Whether psycopg2 failed without an answer from a server: no SQLSTATE, an OperationalError."""
+    return not getattr(error.orig, "pgcode", None) and type(error.orig).__name__ in {
+        "OperationalError",
+        "InterfaceError",
+    }
+
+
+class Transactions:
+    """Runs functions in short transactions; base of every part of the store."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def transact(self, work: Callable[[Connection], Result], *, durable: bool = True) -> Result:
+        """Run ``work`` in one transaction; a deadlock is tried again.
+
+        Args:
+            work: gets the connection; its result is returned after the commit.
+            durable: False lets the commit return before it is on disk (for what a crash may forget).
+
+        Raises:
+            StoreUnavailable: PostgreSQL cannot be reached or refuses for now; whether it committed is not known.
+        """
+        for attempt in range(1, DEADLOCK_TRIES + 1):
+            try:
+                with _named_errors(), self.engine.begin() as connection:
+                    if not durable:
+                        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+                    return work(connection)
+            except DBAPIError as error:
+                if getattr(error.orig, "pgcode", None) not in {_SERIALIZATION, _DEADLOCK}:
+                    raise
+                if attempt == DEADLOCK_TRIES:
+                    raise StoreUnavailable(f"PostgreSQL: {DEADLOCK_TRIES} deadlocks in a row", hint=_HINT) from error
+        raise AssertionError("unreachable")
+
+
+def jsonb(value: Any) -> str:
+    """A value as JSON text, for a parameter cast to ``jsonb``."""
+    return _dumps(value)
+
+
+__all__ = ["Transactions", "jsonb", "make_engine", "text"]

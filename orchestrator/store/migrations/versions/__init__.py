@@ -1,0 +1,1 @@
+"""One module a revision, oldest number first. Expand first, contract in a later release."""

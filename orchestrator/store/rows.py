@@ -1,0 +1,145 @@
+"""Rows to domain values and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from orchestrator.domain.context import Change, Context, Origin
+from orchestrator.domain.decision import Decision, Usage
+from orchestrator.domain.delegation import Delegation, DelegationState
+from orchestrator.domain.journal import PendingEvent, Step, StepState
+from orchestrator.domain.task import Task, TaskState, WaitsFor
+
+Row = Mapping[str, Any]
+
+
+def task_of(row: Row) -> Task:
+    """A row of ``tasks``."""
+    return Task(
+        task_id=row["task_id"],
+        description=row["description"],
+        required_fields=tuple(row["required_fields"]),
+        state=TaskState(row["state"]),
+        next_step=row["next_step"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        waits_for=WaitsFor(row["waits_for"]) if row["waits_for"] else None,
+        wait=row["wait"],
+        paused=row["paused"],
+        cancel_requested=row["cancel_requested"],
+        priority=row["priority"],
+        tenant=row["tenant"],
+        allowed_agents=None if row["allowed_agents"] is None else tuple(row["allowed_agents"]),
+        on_failure=row["on_failure"],
+        deadline=row["deadline"],
+        budget=row["budget"],
+        reason_code=row["reason_code"],
+        reason=row["reason"],
+        lost_leases=row["lost_leases"],
+        ended_at=row["ended_at"],
+        versions=row["versions"],
+    )
+
+
+def origin_to_json(origin: Origin) -> dict[str, Any]:
+    """Parts without a value are left out."""
+    parts = {
+        "kind": origin.kind,
+        "name": origin.name,
+        "at": origin.at.isoformat(),
+        "step": origin.step,
+        "delegation": origin.delegation,
+        "pointer": origin.pointer,
+        "quote": origin.quote,
+    }
+    return {name: value for name, value in parts.items() if value is not None}
+
+
+def origin_of(data: Row) -> Origin:
+    """The inverse of `origin_to_json`."""
+    return Origin(**{**data, "at": datetime.fromisoformat(data["at"])})
+
+
+def changes_to_json(changes: Iterable[Change]) -> list[dict[str, Any]]:
+    """The form kept in ``context_versions.changes``."""
+    return [
+        {
+            "field": change.field,
+            "value": change.value,
+            "origin": origin_to_json(change.origin),
+            **({"removed": True} if change.removed else {}),
+        }
+        for change in changes
+    ]
+
+
+def changes_of(data: Iterable[Row]) -> tuple[Change, ...]:
+    """The inverse of `changes_to_json`."""
+    return tuple(Change(c["field"], c["value"], origin_of(c["origin"]), c.get("removed", False)) for c in data)
+
+
+def context_of(row: Row) -> Context:
+    """A row of ``task_contexts``."""
+    return Context(
+        version=row["version"],
+        required_fields=tuple(row["context"]["required_fields"]),
+        collected_data=row["context"]["collected_data"],
+        origins={name: origin_of(data) for name, data in row["origins"].items()},
+    )
+
+
+def step_of(row: Row) -> Step:
+    """A row of ``steps``."""
+    usage = Usage(
+        model=row["model"] or "",
+        tokens_in=row["tokens_in"] or 0,
+        tokens_out=row["tokens_out"] or 0,
+        cost=None if row["cost"] is None else float(row["cost"]),
+        seconds=row["seconds"] or 0.0,
+        prompt_version=row["prompt_version"] or "",
+        answers=row["answers"] or 1,
+    )
+    return Step(
+        task_id=row["task_id"],
+        number=row["step_number"],
+        state=StepState(row["state"]),
+        decision=None if row["decision"] is None else Decision.from_json(row["decision"], usage),
+        attempts=row["attempts"],
+        base_version=row["base_version"],
+        result_version=row["result_version"],
+        started_at=row["started_at"],
+        decided_at=row["decided_at"],
+        finished_at=row["finished_at"],
+        error_code=row["error_code"],
+        error=row["error"],
+        superseded=row["superseded"],
+    )
+
+
+def delegation_of(row: Row) -> Delegation:
+    """A row of ``delegations``."""
+    return Delegation(
+        task_id=row["task_id"],
+        step=row["step_number"],
+        index=row["index"],
+        agent=row["agent"],
+        arguments=row["arguments"],
+        task=row["task"],
+        key=row["idempotency_key"],
+        state=DelegationState(row["state"]),
+        attempts=row["attempts"],
+        sent_at=row["sent_at"],
+        deadline_at=row["deadline_at"],
+        remote_url=row["remote_url"],
+        reply=row["reply"],
+        error_code=row["error_code"],
+        error=row["error"],
+        finished_at=row["finished_at"],
+    )
+
+
+def pending_event_of(row: Row) -> PendingEvent:
+    """A row of ``inbox`` that waits to be merged."""
+    return PendingEvent(row["id"], row["event_type"], row["body"], row["received_at"])

@@ -1,0 +1,32 @@
+"""The store: all its parts in one object over one engine."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import Engine
+
+from orchestrator.store.control import ControlPart
+from orchestrator.store.dead_letters import DeadLetterPart
+from orchestrator.store.intake import IntakePart
+from orchestrator.store.outbox import OutboxPart
+from orchestrator.store.read import ReadPart
+from orchestrator.store.steps import StepPart
+from orchestrator.store.sweep import SweepPart
+
+
+class PostgresStore(StepPart, SweepPart, IntakePart, OutboxPart, ControlPart, ReadPart, DeadLetterPart):
+    """Implements every store Protocol of `orchestrator.flow.ports`. Safe to share between threads.
+
+    Args:
+        engine: from `make_engine`.
+        stall: how long a rung doorbell may stay unanswered before the sweep rings again.
+    """
+
+    def __init__(self, engine: Engine, *, stall: timedelta = timedelta(seconds=10)) -> None:
+        super().__init__(engine)
+        self.stall = stall
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.engine.dispose()
