@@ -6,6 +6,7 @@ PostgreSQL never loads Kafka's or Celery's libraries.
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,9 +40,13 @@ def settings() -> Settings:
     from orchestrator.settings import get_settings
 
     found = get_settings()
-    # The result is what a person came for: libraries and the flow speak up only about trouble, unless asked to.
-    level = found.log_level if "log_level" in found.model_fields_set else "ERROR" if _as_json() else "WARNING"
-    logs.configure(found.model_copy(update={"log_level": level}))
+    if "log_level" in found.model_fields_set:
+        logs.configure(found)
+        return found
+    # The result is what a person came for. The flow speaks up about trouble; a library's trouble comes as our error.
+    logs.configure(found.model_copy(update={"log_level": "CRITICAL" if _as_json() else "WARNING"}))
+    for library in ("kafka", "kombu", "celery"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     return found
 
 

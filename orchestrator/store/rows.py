@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import RowMapping
+
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import PendingEvent, Step, StepState
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any] | RowMapping
 
 
 def task_of(row: Row) -> Task:
@@ -57,7 +59,7 @@ def origin_to_json(origin: Origin) -> dict[str, Any]:
     return {name: value for name, value in parts.items() if value is not None}
 
 
-def origin_of(data: Row) -> Origin:
+def origin_of(data: Mapping[str, Any]) -> Origin:
     """The inverse of `origin_to_json`."""
     return Origin(**{**data, "at": datetime.fromisoformat(data["at"])})
 
@@ -75,7 +77,7 @@ def changes_to_json(changes: Iterable[Change]) -> list[dict[str, Any]]:
     ]
 
 
-def changes_of(data: Iterable[Row]) -> tuple[Change, ...]:
+def changes_of(data: Iterable[Mapping[str, Any]]) -> tuple[Change, ...]:
     """The inverse of `changes_to_json`."""
     return tuple(Change(c["field"], c["value"], origin_of(c["origin"]), c.get("removed", False)) for c in data)
 
