@@ -25,7 +25,8 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     │   ├── TaskNotFound            no task has this id
     │   ├── DeadLetterNotFound      no dead letter has this id
     │   └── NotAllowed              what a person asked for does not fit the task's state
-    └── LeaseLost                   another worker took the task over; nothing of ours was written
+    ├── LeaseLost                   another worker took the task over; nothing of ours was written
+    └── StepFailed                  a step ended with its task failed: how Flower is told, the journal has the rest
 """
 
 from __future__ import annotations
@@ -197,3 +198,9 @@ class LeaseLost(OrchestratorError):
     """Another worker holds the task now (epoch or step moved on): stop, and write nothing more as its holder."""
 
     code = "lease_lost"
+
+
+class StepFailed(OrchestratorError):
+    """A step ended with its task failed: raised by the Celery task, so that Flower shows a failure with its reason."""
+
+    code = "step_failed"

@@ -1,0 +1,243 @@
+"""The only place where adapters are built and brought together.
+
+Each entry point asks for its own parts: `bridge_parts` for ``python -m bridge``, `worker_parts` for Celery tasks
+(once a process, after a fork), single ones for the command line. What is heavy is imported where it is built.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.domain.retry import RetryPolicy
+from orchestrator.flow.control import Control
+from orchestrator.flow.ports import Planner
+from orchestrator.flow.step import StepLimits, StepRunner
+from orchestrator.flow.sweep import Sweep, SweepLimits
+from orchestrator.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from orchestrator.agents import EventTypeRegistry, HttpAgentClient, Registry
+    from orchestrator.store import PostgresStore
+    from orchestrator.worker.dispatcher import CeleryDispatcher
+    from orchestrator.worker.leases import Heartbeat
+
+# -- single parts -----------------------------------------------------------------------------------------------------
+
+
+def build_store(settings: Settings, application: str = "orchestrator") -> PostgresStore:
+    """PostgreSQL; connects when first used. ``application`` is its name in ``pg_stat_activity``."""
+    from orchestrator.store import PostgresStore, make_engine
+
+    engine = make_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool,
+        statement_timeout=settings.statement_timeout,
+        application=application,
+    )
+    return PostgresStore(engine, stall=settings.stall_for)
+
+
+@contextmanager
+def closing_store(settings: Settings) -> Iterator[PostgresStore]:
+    """PostgreSQL for as long as the context lasts."""
+    with closing(build_store(settings)) as store:
+        yield store
+
+
+def upgrade_database(settings: Settings) -> None:
+    """Run all migrations. Raises `StoreUnavailable`."""
+    from orchestrator.store import migrate
+
+    migrate.upgrade(settings.database_url.get_secret_value())
+
+
+def build_dispatcher(_settings: Settings) -> CeleryDispatcher:
+    """Celery's broker. The app has its own reading of the same settings, by ``celeryconfig.py``."""
+    from orchestrator.worker.app import app
+    from orchestrator.worker.dispatcher import CeleryDispatcher
+
+    return CeleryDispatcher(app)
+
+
+def build_control(settings: Settings, store: PostgresStore) -> Control:
+    """A person's hand on tasks."""
+    return Control(store, build_dispatcher(settings))
+
+
+def broker_info(settings: Settings) -> Mapping[str, Any]:
+    """What Redis says of itself. Raises `DispatchFailed`."""
+    return build_dispatcher(settings).broker_info()
+
+
+def ping_workers(settings: Settings) -> Sequence[str]:
+    """Names of the Celery workers that answer within two seconds. Raises `DispatchFailed`."""
+    return build_dispatcher(settings).workers()
+
+
+def build_agents(settings: Settings) -> Registry:
+    """agents.yaml. Raises `RegistryError` with everything that is wrong in it."""
+    from orchestrator.agents import Registry
+
+    return Registry.load(settings.agents_file)
+
+
+def build_event_types(settings: Settings) -> EventTypeRegistry:
+    """events.yaml. Raises `EventTypesError` with everything that is wrong in it."""
+    from orchestrator.agents import EventTypeRegistry
+
+    return EventTypeRegistry.load(settings.events_file)
+
+
+def build_agent_client(settings: Settings) -> HttpAgentClient:
+    """Calls agents over HTTP."""
+    from orchestrator.agents import HttpAgentClient
+
+    return HttpAgentClient(concurrency=settings.concurrency)
+
+
+def build_planner(settings: Settings) -> Planner:
+    """The planner of the settings. Raises `ConfigurationError` where its key or package is missing."""
+    from orchestrator.llm.factory import make_planner
+
+    return make_planner(settings)
+
+
+def check_database(settings: Settings) -> None:
+    """Make sure that the tables are there. Raises `SchemaOutOfDate`, `StoreUnavailable`."""
+    from orchestrator.store import migrate
+
+    with closing_store(settings) as store:
+        migrate.check(store.engine)
+
+
+# -- the bridge -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeParts:
+    """What the bridge works with."""
+
+    store: PostgresStore
+    dispatcher: CeleryDispatcher
+    event_types: EventTypeRegistry
+
+
+@contextmanager
+def bridge_parts(settings: Settings) -> Iterator[BridgeParts]:
+    """Build the bridge's parts, and close them after use.
+
+    Raises:
+        ConfigurationError: events.yaml is wrong.
+    """
+    event_types = build_event_types(settings)
+    dispatcher = build_dispatcher(settings)
+    with closing(build_store(settings, "orchestrator-bridge")) as store, closing(dispatcher):
+        yield BridgeParts(store, dispatcher, event_types)
+
+
+# -- the worker -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """What the Celery tasks of one process share."""
+
+    store: PostgresStore
+    heartbeat: Heartbeat
+    client: HttpAgentClient
+    planner: Planner
+    runner: StepRunner
+    sweep: Sweep
+    control: Control
+
+    def close(self) -> None:
+        """Close connections and end the heartbeat."""
+        self.heartbeat.stop()
+        self.client.close()
+        if close := getattr(self.planner, "close", None):
+            close()
+        self.store.close()
+
+
+def check_worker(settings: Settings) -> None:
+    """Everything that a worker needs of files, secrets and tables, before it takes a message.
+
+    Raises:
+        ConfigurationError: naming what is wrong.
+        StoreUnavailable: PostgreSQL is away for now; all else is right.
+    """
+    build_agents(settings).check_secrets()
+    build_event_types(settings)
+    build_planner(settings)
+    check_database(settings)
+
+
+def build_worker_parts(settings: Settings) -> WorkerParts:
+    """Build a worker process's parts, the planner ready to answer."""
+    from orchestrator.worker.leases import Heartbeat
+
+    store = build_store(settings, "orchestrator-worker")
+    planner = build_planner(settings)
+    if prepare := getattr(planner, "prepare", None):
+        prepare()
+    client = build_agent_client(settings)
+    heartbeat = Heartbeat(store, settings.lease_for)
+    runner = StepRunner(
+        store=store,
+        planner=planner,
+        agents=build_agents(settings),
+        event_types=build_event_types(settings),
+        client=client,
+        leases=heartbeat,
+        owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+        limits=StepLimits(
+            lease_for=settings.lease_for,
+            max_steps=settings.max_steps,
+            bad_answers=settings.bad_answers,
+            max_lost_leases=settings.max_lost_leases,
+            max_context_bytes=settings.max_context_bytes,
+            planner_retry=RetryPolicy(settings.model_attempts, 1.0, 60.0),
+        ),
+    )
+    sweep = Sweep(
+        store,
+        build_dispatcher(settings),
+        SweepLimits(
+            stall=settings.stall_for,
+            dispatch_window=settings.dispatch_window,
+            event_wait=timedelta(seconds=settings.event_wait),
+        ),
+    )
+    return WorkerParts(store, heartbeat, client, planner, runner, sweep, build_control(settings, store))
+
+
+_worker_parts: dict[int, WorkerParts] = {}
+"""By process id: a child that was forked builds its own."""
+_building = threading.Lock()
+
+
+def worker_parts() -> WorkerParts:
+    """This process's parts, built when first asked for."""
+    found = _worker_parts.get(os.getpid())
+    if found is not None:
+        return found
+    with _building:
+        if os.getpid() not in _worker_parts:
+            _worker_parts[os.getpid()] = build_worker_parts(get_settings())
+        return _worker_parts[os.getpid()]
+
+
+def close_worker_parts() -> None:
+    """Close what `worker_parts` built in this process, if it did."""
+    with _building:
+        parts = _worker_parts.pop(os.getpid(), None)
+    if parts is not None:
+        parts.close()

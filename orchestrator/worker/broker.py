@@ -1,0 +1,71 @@
+"""Celery's connection to Redis, as the settings have it: TLS, ACL, Sentinel, time-outs."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from orchestrator.settings import Settings
+from orchestrator.worker.names import PRIORITIES
+
+
+def broker_url(settings: Settings) -> str:
+    """The address of the broker. For Sentinel, credentials in the first address are those of the master itself."""
+    return settings.redis_url.get_secret_value()
+
+
+def broker_tls(settings: Settings) -> dict[str, Any] | None:
+    """TLS options of the connection; None without TLS.
+
+    ``rediss://`` asks for it. Sentinel addresses have no such form: there ``REDIS_SSL_CA`` does.
+    """
+    url = broker_url(settings)
+    if not url.startswith("rediss://") and not (url.startswith("sentinel://") and settings.redis_ssl_ca_file):
+        return None
+    options: dict[str, Any] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+    files = {
+        "ssl_ca_certs": settings.redis_ssl_ca_file,
+        "ssl_certfile": settings.redis_ssl_cert,
+        "ssl_keyfile": settings.redis_ssl_key,
+    }
+    return options | {name: str(path) for name, path in files.items() if path is not None}
+
+
+def transport_options(settings: Settings) -> dict[str, Any]:
+    """kombu's options for Redis; lengths of time in seconds."""
+    options: dict[str, Any] = {
+        # A message unacknowledged for longer comes again. Leases make that harmless, so it only has to be rare.
+        "visibility_timeout": 900,
+        # Look for such messages often: kombu does so every 100 s unless both are lowered.
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        # A Redis that hangs raises instead of holding a step for ever.
+        "socket_timeout": 5,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        # Each thread that publishes takes one.
+        "max_connections": max(256, 2 * settings.concurrency),
+        # `control` before `steps`, urgent before the rest.
+        "queue_order_strategy": "priority",
+        "priority_steps": list(range(PRIORITIES)),
+        "global_keyprefix": settings.redis_key_prefix,
+        # Who publishes learns at once that Redis is away, instead of waiting without end.
+        "max_retries": 1,
+        "interval_start": 0,
+        "interval_step": 0.2,
+    }
+    if broker_url(settings).startswith("sentinel://"):
+        options["master_name"] = settings.redis_sentinel_master
+        options["sentinel_kwargs"] = _sentinel_login(settings)
+    return options
+
+
+def _sentinel_login(settings: Settings) -> dict[str, Any]:
+    """How to talk to the Sentinels themselves."""
+    login: dict[str, Any] = {"socket_timeout": 3}
+    if settings.redis_sentinel_password is not None:
+        login["password"] = settings.redis_sentinel_password.get_secret_value()
+    if tls := broker_tls(settings):
+        login |= {"ssl": True, **tls}
+    return login

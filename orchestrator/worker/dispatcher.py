@@ -1,0 +1,85 @@
+"""Ringing doorbells: Celery messages of ids and numbers, and how many of them wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import KombuError, OperationalError
+from redis.exceptions import RedisError
+
+from orchestrator.domain.journal import Dispatch
+from orchestrator.errors import DispatchFailed
+from orchestrator.worker.chain import ring
+from orchestrator.worker.names import PRIORITIES, STEPS_QUEUE
+
+_BROKER_TROUBLE = (OperationalError, KombuError, RedisError, OSError)
+
+
+class CeleryDispatcher:
+    """Implements `orchestrator.flow.ports.Dispatcher` on Celery's broker. Safe to share between threads."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def dispatch(self, doorbells: Sequence[Dispatch]) -> None:
+        """Send each as a chain of its own.
+
+        Raises:
+            DispatchFailed: the broker did not take (all of) them; the sweep repeats what was lost.
+        """
+        rung = 0
+        with self._producer(
+            lambda: f"{len(doorbells) - rung} of {len(doorbells)} step messages were not sent"
+        ) as producer:
+            for doorbell in doorbells:
+                ring(self.app, doorbell, producer)
+                rung += 1
+
+    def backlog(self) -> int:
+        """Step messages waiting in the broker, those in a worker's hands not counted.
+
+        Raises:
+            DispatchFailed: the broker cannot be asked.
+        """
+        with self._producer(lambda: "it does not tell how many step messages wait") as producer:
+            channel = producer.channel
+            with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+                for priority in range(PRIORITIES):
+                    pipe.llen(channel._q_for_pri(STEPS_QUEUE, priority))
+                return sum(pipe.execute())
+
+    def broker_info(self) -> Mapping[str, Any]:
+        """What Redis says of itself (INFO). Raises `DispatchFailed`."""
+        with self._producer(lambda: "it does not answer") as producer, producer.channel.conn_or_acquire() as client:
+            info: Mapping[str, Any] = client.info()
+            return info
+
+    def workers(self, seconds: float = 2.0) -> Sequence[str]:
+        """Names of the workers that answer within this time. Raises `DispatchFailed`."""
+        with _named_errors(lambda: "workers cannot be asked"):
+            answers = self.app.control.ping(timeout=seconds)
+        return sorted(name for answer in answers or () for name in answer)
+
+    def close(self) -> None:
+        """Close the connections to the broker."""
+        self.app.close()
+
+    @contextmanager
+    def _producer(self, trouble: Callable[[], str]) -> Iterator[Any]:
+        """A producer of the app's pool; what goes wrong is named by ``trouble``."""
+        with _named_errors(trouble), self.app.producer_or_acquire() as producer:
+            yield producer
+
+
+@contextmanager
+def _named_errors(trouble: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except _BROKER_TROUBLE as error:
+        raise DispatchFailed(
+            f"Celery's broker: {trouble()}: {str(error).strip() or type(error).__name__}",
+            hint="Nothing is lost: the sweep sends it as soon as Redis is back. `orchestrator doctor` tells more.",
+        ) from error

@@ -1,0 +1,28 @@
+"""A worker outlives its broker: what kombu does wrong when Redis goes away with messages in hand.
+
+Without this, restoring or acknowledging a message on a closed channel reads ``connection.client`` of None, an
+AttributeError that no one expects, and the worker process ends with exit code 1. Raised as Redis's own
+ConnectionError it takes the path of every lost connection: the worker reconnects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.transport import redis as transport
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+
+def guard_channels() -> None:
+    """Make kombu's Redis channels raise a connection error when their connection is gone. May be repeated."""
+    original = transport.Channel._connparams
+    if getattr(original, "guarded", False):
+        return
+
+    def connparams(channel: Any, asynchronous: bool = False) -> Any:
+        if getattr(channel.connection, "client", None) is None:
+            raise RedisConnectionError("the channel's connection to Redis is closed")
+        return original(channel, asynchronous=asynchronous)  # type: ignore[no-untyped-call]  # kombu ships few types
+
+    connparams.guarded = True  # type: ignore[attr-defined]  # a mark on the function itself, read above
+    transport.Channel._connparams = connparams  # type: ignore[method-assign]  # that is the guard

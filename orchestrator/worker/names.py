@@ -1,0 +1,42 @@
+"""Names that travel through the broker: Celery tasks, queues, ids. Changing one strands what is under way."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from orchestrator.domain.ids import header_safe
+
+STEP = "orchestrator.step"
+"""One step of one task: ``task_id``, ``step``."""
+RETRY = "orchestrator.retry"
+"""A person's retry by id alone: ``task_id``."""
+SWEEP = "orchestrator.sweep"
+"""Ring what should move and does not."""
+
+STEPS_QUEUE = "steps"
+CONTROL_QUEUE = "control"
+"""Sweeps and retries: short, and never behind a backlog of steps."""
+
+PRIORITIES = 10
+"""Ours run from 0 to 9, 9 most urgent; on Redis 0 is the most urgent."""
+
+_LONGEST_ROOT = 200
+
+
+def celery_root(task_id: str) -> str:
+    """The root id of all Celery tasks of a business task: its id, percent-encoded, shortened where it is very long."""
+    safe = header_safe(task_id)
+    if len(safe) <= _LONGEST_ROOT:
+        return safe
+    return f"{safe[: _LONGEST_ROOT - 17]}~{hashlib.sha256(task_id.encode()).hexdigest()[:16]}"
+
+
+def celery_id(task_id: str, step: int) -> str:
+    """A Celery task's id: readable, and its own for each doorbell that is rung."""
+    return f"{celery_root(task_id)}:{step}:{secrets.token_hex(4)}"
+
+
+def broker_priority(priority: int) -> int:
+    """Our priority as Redis understands it."""
+    return PRIORITIES - 1 - max(0, min(priority, PRIORITIES - 1))

@@ -1,0 +1,63 @@
+"""What happens around a worker's life: refuse what cannot work before anything is taken, warm up, clean up."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from celery.signals import celeryd_init, worker_process_init, worker_process_shutdown, worker_ready, worker_shutdown
+
+from orchestrator import __version__
+from orchestrator.errors import ConfigurationError, StoreUnavailable
+from orchestrator.logs import mask
+from orchestrator.settings import get_settings
+from orchestrator.wiring import check_worker, close_worker_parts, worker_parts
+
+log = logging.getLogger(__name__)
+
+WRONG_CONFIGURATION = 2
+_GREEN = ("gevent", "eventlet")
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]  # celery ships no types
+def refuse_what_cannot_work(options: dict[str, Any] | None = None, **_: Any) -> None:
+    """End the process with exit code 2 and a sentence, where settings, files, tables or the pool are wrong."""
+    pool = str((options or {}).get("pool_cls") or (options or {}).get("pool") or "")
+    try:
+        if any(green in pool for green in _GREEN):
+            raise ConfigurationError(
+                f"the pool {pool} is refused: psycopg2 and requests would block it, and it loses acknowledgements",
+                hint="Leave --pool out: the default runs steps in threads. "
+                "Scale with --concurrency, --autoscale MAX,MIN, Flower's Grow, or more workers.",
+            )
+        check_worker(get_settings())
+    except ConfigurationError as error:
+        hint = f"\n{error.hint}" if error.hint else ""
+        sys.stderr.write(mask(f"orchestrator worker: {error}{hint}\n"))
+        raise SystemExit(WRONG_CONFIGURATION) from None
+    except StoreUnavailable as error:
+        # It may come back: steps wait for it, and so may the worker.
+        log.warning("worker.database_away", extra={"why": str(error)})
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]  # celery ships no types
+def warm_up(sender: Any = None, **_: Any) -> None:
+    """Build everything before the first step asks for it; on prefork the children do so themselves."""
+    pool = getattr(getattr(sender, "controller", None), "pool", None) or getattr(sender, "pool", None)
+    if "prefork" not in type(pool).__module__:
+        worker_parts()
+    log.info("worker.ready", extra={"version": __version__, "model": get_settings().model})
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]  # celery ships no types
+def warm_up_child(**_: Any) -> None:
+    """A prefork child builds its own adapters: connections do not survive a fork."""
+    worker_parts()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]  # celery ships no types
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]  # celery ships no types
+def clean_up(**_: Any) -> None:
+    """Close connections."""
+    close_worker_parts()

@@ -1,0 +1,87 @@
+"""The Celery tasks: thin. Each takes ids and numbers, lets the flow work, and says in a word how it ended."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Task
+from kombu.exceptions import OperationalError
+
+from orchestrator.errors import NotAllowed, StepFailed, StoreUnavailable, TaskNotFound
+from orchestrator.logs import mask
+from orchestrator.wiring import worker_parts
+from orchestrator.worker.app import app
+from orchestrator.worker.chain import append_successor
+from orchestrator.worker.names import RETRY, STEP, SWEEP
+
+log = logging.getLogger(__name__)
+
+_LONGEST_RESULT = 500
+
+
+class StepTask(Task):  # type: ignore[misc]  # celery ships no types
+    """A step whose work is committed stays a success, also where its successor's message cannot be sent."""
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Send; a successor that the broker does not take is left to the sweep."""
+        try:
+            return super().apply_async(*args, **options)
+        except OperationalError as error:
+            if options.get("parent_id") is None:
+                raise
+            log.warning("step.successor_not_sent", extra={"why": str(error), "then": "the sweep sends it"})
+            return None
+
+
+@app.task(name=STEP, bind=True, base=StepTask, throws=(StepFailed,))  # type: ignore[untyped-decorator]  # celery ships no types
+def step(self: Any, *, task_id: str, step: int) -> str:
+    """Run one step of a business task.
+
+    Returns:
+        How it ended, for Flower: ``next step 3``, ``completed``, ``waiting: …``, ``skipped: …``, ``handed back: …``.
+
+    Raises:
+        StepFailed: the business task stopped as failed; the reason is in it, and in the journal.
+    """
+    try:
+        result = worker_parts().runner.run(task_id, step)
+    except StoreUnavailable as error:
+        log.warning("step.handed_back", extra={"task_id": task_id, "step": step, "why": str(error)})
+        return _text("handed back, the sweep rings again", str(error))
+    if result.outcome == "failed":
+        raise StepFailed(_text("failed", result.detail), task_id=task_id)
+    if result.next is None:
+        return _text(result.outcome, result.detail)
+    append_successor(self.request, app, result.next)
+    return f"next step {result.next.step}"
+
+
+@app.task(name=RETRY, throws=(TaskNotFound, NotAllowed))  # type: ignore[untyped-decorator]  # celery ships no types
+def retry(*, task_id: str) -> str:
+    """Retry a failed task, as ``orchestrator task retry`` does: only what did not succeed is done again.
+
+    Raises:
+        TaskNotFound: no task has this id.
+        NotAllowed: its state does not fit.
+        StoreUnavailable: PostgreSQL is away; nothing was changed.
+    """
+    doorbell = worker_parts().control.retry(task_id, who="celery", why=f"the Celery task {RETRY}")
+    return f"step {doorbell.step} goes on"
+
+
+@app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # celery ships no types
+def sweep() -> str:
+    """Ring the doorbells of tasks that should move and do not."""
+    try:
+        result = worker_parts().sweep.run()
+    except StoreUnavailable as error:
+        log.warning("sweep.postponed", extra={"why": str(error)})
+        return _text("postponed", str(error))
+    return f"rung {result.dispatched}, expired events {result.expired_events}"
+
+
+def _text(outcome: str, detail: str) -> str:
+    """A line for Flower: masked and short."""
+    line = f"{outcome}: {mask(detail)}" if detail else outcome
+    return line if len(line) <= _LONGEST_RESULT else f"{line[: _LONGEST_RESULT - 1]}…"
