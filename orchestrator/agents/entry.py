@@ -1,0 +1,186 @@
+"""One entry of agents.yaml as people write it, checked, and turned into an `AgentSpec`.
+
+The keys are documented in docs/adding-an-agent.md.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from orchestrator.agents.yaml_file import expand, schema_defect
+from orchestrator.domain.agent import AgentAuth, AgentLimits, AgentSpec, AgentTimeout
+from orchestrator.domain.retry import RetryPolicy
+
+CONTROL_TOOLS = frozenset({"finish", "wait_for_event", "ask_human", "fail", "record"})
+"""Names of the planner's own tools: an agent may not have one."""
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+
+
+def _url(text: str) -> str:
+    address = expand(text)
+    parts = urlsplit(address)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"{text!r} must be an http or https address with a host")
+    if "@" in parts.netloc:
+        raise ValueError("credentials do not belong into an address; use `auth`")
+    if re.search(r"\s", address):
+        raise ValueError(f"{text!r} must not contain spaces")
+    if parts.port == 0:
+        raise ValueError(f"{text!r} has no usable port")
+    return address
+
+
+def _lookup_url(text: str) -> str:
+    address = _url(text.replace("{key}", "-key-"))
+    if text.count("{key}") != 1:
+        raise ValueError("must contain {key} once: the place of the idempotency key")
+    return address.replace("-key-", "{key}")
+
+
+def _schema(schema: dict[str, Any]) -> dict[str, Any]:
+    if defect := schema_defect(schema):
+        raise ValueError(f"is no JSON Schema: {defect}")
+    return schema
+
+
+def _pointers(places: Any) -> dict[str, str]:
+    """A list of names, or a mapping of names to places; a bare name is a key at the top."""
+    if isinstance(places, list):
+        places = {name: name for name in places}
+    if not isinstance(places, dict):
+        raise ValueError("must be a list of names or a mapping of names to places")
+    for name, place in places.items():
+        if not isinstance(name, str) or not name or not isinstance(place, str) or not place:
+            raise ValueError(f"{name!r}: {place!r} is no name with a place")
+    return {name: place if place.startswith("/") else f"/{_escaped(place)}" for name, place in places.items()}
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Schema = Annotated[dict[str, Any], AfterValidator(_schema)]
+Places = Annotated[dict[str, str], BeforeValidator(_pointers)]
+"""Names and where their values are: a list of names, or a mapping of names to keys or JSON pointers."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TimeoutEntry(_Part):
+    """``timeout``: seconds."""
+
+    connect: Seconds = 3.0
+    read: Seconds = 30.0
+    total: Seconds = 60.0
+
+    @model_validator(mode="after")
+    def _total_is_longest(self) -> TimeoutEntry:
+        if self.connect > self.total:
+            raise ValueError(f"connect ({self.connect:g} s) is longer than total ({self.total:g} s)")
+        return self
+
+
+class RetryEntry(_Part):
+    """``retry``: attempts in all, and seconds between them."""
+
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    base_delay: Seconds = 1.0
+    max_delay: Seconds = 60.0
+
+
+class AuthEntry(_Part):
+    """``auth``: the type, and the setting that holds the secret."""
+
+    type: Literal["bearer", "basic", "header"]
+    env: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    header: str = Field("Authorization", pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+
+    @model_validator(mode="after")
+    def _header_is_named(self) -> AuthEntry:
+        if self.type != "header" and "header" in self.model_fields_set:
+            raise ValueError("header goes with type: header only")
+        return self
+
+
+class LimitsEntry(_Part):
+    """``limits``: bounds over all workers."""
+
+    max_concurrency: Annotated[int, Field(ge=1)] | None = None
+    rate: Annotated[float, Field(gt=0)] | None = None
+
+
+class LookupEntry(_Part):
+    """``lookup``: where to ask what became of a key."""
+
+    url: Annotated[str, AfterValidator(_lookup_url)]
+
+
+class AgentEntry(_Part):
+    """One entry."""
+
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
+    description: str = Field(min_length=1, max_length=4000)
+    protocol: str = "http"
+    url: Url
+    input_schema: Schema = Field(default_factory=lambda: {"type": "object"})
+    output_schema: Schema | None = None
+    provides: Places = Field(default_factory=dict)
+    requires: Places = Field(default_factory=dict)
+    side_effects: bool = True
+    idempotent: bool = False
+    lookup: LookupEntry | None = None
+    timeout: TimeoutEntry = TimeoutEntry()
+    retry: RetryEntry = RetryEntry()
+    auth: AuthEntry | None = None
+    health: Url | None = None
+    limits: LimitsEntry = LimitsEntry()
+    compensate: dict[str, Any] | None = None
+    cancel: dict[str, Any] | None = None
+    requires_approval: bool = False
+    enabled: bool = True
+    max_reply_bytes: int = Field(1_000_000, ge=100, le=100_000_000)
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> AgentEntry:
+        """Refuse what this version would only pretend to do, and what contradicts itself."""
+        if self.protocol != "http":
+            raise ValueError(f"protocol {self.protocol!r} is not supported; use http")
+        if self.name in CONTROL_TOOLS:
+            raise ValueError(f"{self.name!r} is the name of a tool of the planner; choose another")
+        for key in ("requires_approval", "compensate", "cancel"):
+            if getattr(self, key):
+                raise ValueError(f"{key} is not supported by this version; leave it out")
+        if self.input_schema.get("type", "object") != "object":
+            raise ValueError("input_schema must describe an object: a model calls tools with named arguments")
+        return self
+
+    def spec(self) -> AgentSpec:
+        """The entry as the flow knows it."""
+        return AgentSpec(
+            name=self.name,
+            description=self.description.strip(),
+            url=self.url,
+            protocol=self.protocol,
+            input_schema={"type": "object", **self.input_schema},
+            output_schema=self.output_schema,
+            provides=self.provides,
+            requires=self.requires,
+            side_effects=self.side_effects,
+            idempotent=self.idempotent,
+            lookup=self.lookup.url if self.lookup else None,
+            timeout=AgentTimeout(**self.timeout.model_dump()),
+            retry=RetryPolicy(**self.retry.model_dump()),
+            auth=AgentAuth(**self.auth.model_dump()) if self.auth else None,
+            health=self.health,
+            limits=AgentLimits(**self.limits.model_dump()),
+            enabled=self.enabled,
+            max_reply_bytes=self.max_reply_bytes,
+        )

@@ -1,0 +1,74 @@
+"""events.yaml: which event types there are. Adding one is adding an entry; an unlisted type merges as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.agents.entry import Places, Schema
+from orchestrator.agents.yaml_file import FileProblem, name_of, read_entries, report, validate
+from orchestrator.domain.event_type import EventType
+from orchestrator.errors import EventTypesError
+
+_HINT = "Mend it, then `orchestrator doctor`; docs/adding-an-event-type.md has every key."
+
+
+class EventEntry(BaseModel):
+    """One entry as people write it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=200, pattern=r"^\S+$")
+    description: str = Field("", max_length=4000)
+    event_schema: Schema = Field(default_factory=lambda: {"type": "object"}, alias="schema")
+    fills: Places | None = None
+
+    def event_type(self) -> EventType:
+        """The entry as the flow knows it."""
+        return EventType(self.name, self.description.strip(), self.event_schema, self.fills)
+
+
+class EventTypeRegistry:
+    """The event types of one file, in its order. Implements `orchestrator.flow.ports.EventTypes`."""
+
+    def __init__(self, event_types: Sequence[EventType] = ()) -> None:
+        self._event_types = {event_type.name: event_type for event_type in event_types}
+
+    @classmethod
+    def load(cls, path: Path | None) -> EventTypeRegistry:
+        """Read and check the file; None: there are no listed types.
+
+        Raises:
+            EventTypesError: naming every problem at once, each with its event type and key.
+        """
+        if path is None:
+            return cls()
+        try:
+            entries = read_entries(path, "events")
+        except FileProblem as error:
+            raise EventTypesError(f"{path}: {error}", hint="ORCHESTRATOR_EVENTS names the file. " + _HINT) from error
+        found: list[EventType] = []
+        problems: list[str] = []
+        names: set[str] = set()
+        for position, entry in enumerate(entries, start=1):
+            label = name_of(entry, position)
+            model, wrong = validate(EventEntry, entry)
+            problems += [f"event type {label}: {problem}" for problem in wrong]
+            if isinstance(name := entry.get("name"), str) and name in names:
+                problems.append(f"event type {label}: the name appears twice")
+            names.add(str(entry.get("name")))
+            if model is not None:
+                found.append(model.event_type())
+        if problems:
+            raise EventTypesError(report(path, problems), hint=_HINT)
+        return cls(found)
+
+    def get(self, name: str | None) -> EventType | None:
+        """The entry of this name, or None for an unlisted one."""
+        return self._event_types.get(name) if name is not None else None
+
+    def all(self) -> Sequence[EventType]:
+        """All entries."""
+        return tuple(self._event_types.values())

@@ -1,0 +1,179 @@
+"""Calling agents by the HTTP contract (docs/agent-http-contract.md). Raises nothing for what an agent does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from urllib.parse import quote
+
+from orchestrator import __version__
+from orchestrator.agents.reply import DEFAULT_POLL, location, outcome_of_call, outcome_of_poll, retry_after
+from orchestrator.agents.transport import Answer, Broken, Transport
+from orchestrator.domain.agent import AgentAuth, AgentSpec
+from orchestrator.domain.delegation import (
+    AgentOutcome,
+    LookupOutcome,
+    NeverReceived,
+    NotDone,
+    OutcomeUnknown,
+    StillRunning,
+)
+from orchestrator.domain.ids import traceparent
+from orchestrator.errors import ConfigurationError
+from orchestrator.flow.ports import AgentRequest
+from orchestrator.logs import mask
+from orchestrator.settings import environment_value
+
+_SECRETS_KEPT = 30.0
+"""Seconds a secret is used before it is read anew: mounted files are rotated."""
+
+_CHECK_SECONDS = 5.0
+
+
+class _NoSecret(Exception):
+    """The agent's secret is not set; the message names the setting."""
+
+
+class HttpAgentClient:
+    """Implements `orchestrator.flow.ports.AgentClient`. Safe to share between threads.
+
+    Args:
+        concurrency: calls at once; as many connections are kept to one host.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._transport = Transport(concurrency)
+        self._secrets: dict[str, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._transport.close()
+
+    def call(self, agent: AgentSpec, request: AgentRequest) -> AgentOutcome:
+        """Send the delegation, waiting at most ``agent.timeout.total`` seconds."""
+        document = {
+            "task": request.task,
+            "input": request.arguments,
+            "context": {"task_id": request.task_id, "step": request.step},
+        }
+        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        try:
+            answer = self._exchange("POST", agent, agent.url, request, body)
+        except _NoSecret as error:
+            return NotDone("agent_unusable", str(error))
+        except Broken as error:
+            if not error.sent:
+                return NotDone("agent_down", f"cannot be reached at {agent.url}: {error}", retryable=True)
+            return OutcomeUnknown("agent_timeout" if error.timed_out else "reply_lost", str(error))
+        return outcome_of_call(agent, answer)
+
+    def poll(self, agent: AgentSpec, request: AgentRequest, remote_url: str) -> AgentOutcome:
+        """Ask how a delegation answered with 202 is doing."""
+        if location(agent.url, {"location": remote_url}) is None:
+            # The entry's url moved since the job was begun: credentials do not go to the old place.
+            return OutcomeUnknown("reply_invalid", f"{remote_url} is not on the agent's host any more")
+        try:
+            answer = self._exchange("GET", agent, remote_url, request)
+        except _NoSecret as error:
+            return OutcomeUnknown("agent_unusable", str(error))
+        except Broken as error:
+            return OutcomeUnknown("agent_timeout" if error.timed_out else "agent_down", str(error))
+        return outcome_of_poll(agent, answer)
+
+    def look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
+        """Ask the agent what became of ``request.key``; only where it declares ``lookup``.
+
+        Whatever is no clear answer leaves the outcome unknown: a look-up that fails says nothing of the call.
+        """
+        url = (agent.lookup or "").replace("{key}", quote(request.key, safe=""))
+        try:
+            answer = self._exchange("GET", agent, url, request)
+        except (_NoSecret, Broken) as error:
+            return OutcomeUnknown("lookup_failed", f"its look-up gave no answer: {error}")
+        if answer.status == 404:
+            return NeverReceived()
+        if answer.status == 202:
+            return StillRunning(location(agent.url, answer.headers), retry_after(answer.headers) or DEFAULT_POLL)
+        if answer.status != 200:
+            return OutcomeUnknown("lookup_failed", f"its look-up answered {answer.status}")
+        return outcome_of_poll(agent, answer)
+
+    def check(self, agent: AgentSpec) -> tuple[bool, str]:
+        """Whether the agent's health address answers, and what it said."""
+        if agent.health is None:
+            return True, "has no health address, so it was not asked"
+        try:
+            answer = self._transport.exchange(
+                "GET",
+                agent.health,
+                {"Accept": "*/*", "User-Agent": f"agent-orchestrator/{__version__}"},
+                None,
+                connect=min(agent.timeout.connect, _CHECK_SECONDS),
+                read=_CHECK_SECONDS,
+                total=_CHECK_SECONDS,
+                max_bytes=100_000,
+            )
+        except Broken as error:
+            return False, f"cannot be reached at {agent.health}: {error}"
+        if answer.status != 200:
+            return False, f"answered {answer.status} at {agent.health}"
+        return True, "answers"
+
+    def _exchange(
+        self, method: str, agent: AgentSpec, url: str, request: AgentRequest, body: bytes | None = None
+    ) -> Answer:
+        headers = {
+            "Accept": "application/json, application/problem+json",
+            "Accept-Encoding": "gzip",
+            "User-Agent": f"agent-orchestrator/{__version__}",
+            "traceparent": traceparent(request.task_id, request.key),
+        }
+        if body is not None:
+            headers |= {"Content-Type": "application/json", "Idempotency-Key": request.key}
+        if agent.auth is not None:
+            name, value = self._credentials(agent.auth)
+            headers[name] = value
+        return self._transport.exchange(
+            method,
+            url,
+            headers,
+            body,
+            connect=agent.timeout.connect,
+            read=agent.timeout.read,
+            total=agent.timeout.total,
+            max_bytes=agent.max_reply_bytes,
+        )
+
+    def _credentials(self, auth: AgentAuth) -> tuple[str, str]:
+        """Name and value of the header that says who we are."""
+        secret = self._secret(auth.env)
+        match auth.type:
+            case "bearer":
+                return "Authorization", f"Bearer {secret}"
+            case "basic":
+                encoded = base64.b64encode(secret.encode()).decode()
+                mask.add(encoded)
+                return "Authorization", f"Basic {encoded}"
+            case "header":
+                return auth.header, secret
+
+    def _secret(self, name: str) -> str:
+        with self._lock:
+            known = self._secrets.get(name)
+            if known is not None and known[1] > time.monotonic():
+                return known[0]
+        try:
+            value = environment_value(name)
+        except ConfigurationError as error:
+            raise _NoSecret(str(error)) from error
+        if value is None:
+            raise _NoSecret(f"its secret {name} is not set")
+        if not value.isprintable() or not value.isascii():
+            raise _NoSecret(f"its secret {name} has characters that no header may have")
+        mask.add(value)
+        with self._lock:
+            self._secrets[name] = (value, time.monotonic() + _SECRETS_KEPT)
+        return value

@@ -1,0 +1,195 @@
+"""What an agent's answer means: pure functions from status, headers and bytes to an outcome.
+
+The rules are those of docs/agent-http-contract.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from orchestrator.agents.transport import Answer
+from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.delegation import AgentOutcome, NotDone, OutcomeUnknown, Replied, StillRunning
+from orchestrator.domain.json_schema import schema_problem
+
+DEFAULT_POLL = 1.0
+"""Seconds between two questions where the agent names none."""
+
+_LONGEST_WAIT = 3600.0
+_LONGEST_DETAIL = 1_000
+_DEEPEST = 64
+
+_ENDED = {"failed": "agent_failed", "canceled": "agent_canceled", "input_required": "agent_input_required"}
+
+
+class BadReply(ValueError):
+    """The body is not what the contract asks for; the message says how."""
+
+
+def outcome_of_call(agent: AgentSpec, answer: Answer) -> AgentOutcome:
+    """What the answer to a ``POST`` means."""
+    if answer.status == 200:
+        return _of_document(agent, answer, polled=False)
+    if answer.status == 202:
+        remote_url = location(agent.url, answer.headers)
+        if remote_url is None:
+            return OutcomeUnknown("reply_invalid", "it answered 202 without a Location on its own host to ask at")
+        return StillRunning(remote_url, retry_after(answer.headers) or DEFAULT_POLL)
+    if answer.status in {429, 503}:
+        return NotDone("agent_busy", describe(answer), retryable=True, retry_after=retry_after(answer.headers))
+    if answer.status >= 500:
+        return OutcomeUnknown("agent_error", describe(answer))
+    if answer.status < 300:
+        return NotDone("reply_invalid", f"it answered {answer.status}; the contract knows 200 and 202")
+    return NotDone("agent_rejected", describe(answer))
+
+
+def outcome_of_poll(agent: AgentSpec, answer: Answer) -> AgentOutcome:
+    """What the answer to a poll of a job means."""
+    if answer.status == 200:
+        return _of_document(agent, answer, polled=True)
+    if answer.status == 202:
+        return StillRunning(None, retry_after(answer.headers) or DEFAULT_POLL)
+    if answer.status in {429, 503}:
+        return NotDone("agent_busy", describe(answer), retryable=True, retry_after=retry_after(answer.headers))
+    if answer.status >= 500:
+        return OutcomeUnknown("agent_error", describe(answer))
+    return NotDone("agent_rejected", describe(answer))
+
+
+def location(url: str, headers: Mapping[str, str]) -> str | None:
+    """The absolute ``Location``, if it is on the agent's own scheme, host and port: credentials go there too."""
+    given = _header(headers, "location")
+    if not given:
+        return None
+    try:
+        found = urljoin(url, given)
+        return found if _origin(found) == _origin(url) else None
+    except ValueError:
+        return None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """``Retry-After`` in seconds from now, whether given as seconds or as a date; at most an hour."""
+    text = (_header(headers, "retry-after") or "").strip()
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        seconds = (moment - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), _LONGEST_WAIT) if math.isfinite(seconds) else None
+
+
+def describe(answer: Answer) -> str:
+    """Status, and the problem's title and detail where there is one, for the person who looks at the failed step."""
+    said = ""
+    try:
+        document = parse(answer.body)
+    except BadReply:
+        document = None
+    if isinstance(document, dict):
+        said = _problem_text(document)
+    elif answer.body:
+        said = " ".join(answer.body[:200].decode("utf-8", "replace").split())
+    return f"HTTP {answer.status}{': ' + said if said else ''}"[:_LONGEST_DETAIL]
+
+
+def parse(body: bytes | None) -> Any:
+    """The body as JSON that PostgreSQL can keep.
+
+    Raises:
+        BadReply: too large, not UTF-8, not JSON, or with what ``jsonb`` refuses (NUL, lone surrogates, NaN).
+    """
+    if body is None:
+        raise BadReply("larger than max_reply_bytes")
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        _check(value, 0)
+    except UnicodeDecodeError as error:
+        raise BadReply(f"not UTF-8 (byte {error.start})") from error
+    except RecursionError as error:
+        raise BadReply("nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise BadReply(f"not JSON: {error}; it begins {_beginning(body)}") from error
+    except ValueError as error:
+        raise BadReply(str(error)) from error
+    return value
+
+
+def _of_document(agent: AgentSpec, answer: Answer, *, polled: bool) -> AgentOutcome:
+    """What a reply document means; without ``status`` it succeeded."""
+    try:
+        document = parse(answer.body)
+        if not isinstance(document, dict):
+            raise BadReply(f"not a JSON object but {type(document).__name__}")
+        status = document.get("status", "succeeded")
+        if polled and status == "running":
+            return StillRunning(None, retry_after(answer.headers) or DEFAULT_POLL)
+        if isinstance(status, str) and status in _ENDED:
+            error = document.get("error")
+            said = _problem_text(error) if isinstance(error, dict) else ""
+            return NotDone(_ENDED[status], f"{status.replace('_', ' ')}{': ' + said if said else ''}"[:_LONGEST_DETAIL])
+        if status != "succeeded":
+            raise BadReply(f"its status {str(status)[:50]!r} means nothing here")
+        if "output" not in document:
+            raise BadReply("it has no `output`")
+        output = document["output"]
+        if agent.output_schema is not None and (problem := schema_problem(agent.output_schema, output)):
+            raise BadReply(f"its output does not fit output_schema: {problem}; it begins {_beginning(answer.body)}")
+    except BadReply as error:
+        return NotDone("reply_invalid", f"its reply is {error}" if str(error)[:3] == "not" else f"its reply: {error}")
+    return Replied(output)
+
+
+def _problem_text(document: Mapping[str, Any]) -> str:
+    parts = [document.get(name) for name in ("title", "detail")]
+    return ": ".join(" ".join(part.split()) for part in parts if isinstance(part, str) and part.strip())
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError(f"nested more than {_DEEPEST} deep")
+    match value:
+        case str():
+            if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+                raise ValueError("it holds NUL characters or half surrogate pairs, which PostgreSQL cannot keep")
+        case float():
+            if not math.isfinite(value):
+                raise ValueError("it holds a number beyond all bounds")
+        case dict():
+            for name, item in value.items():
+                _check(name, depth + 1)
+                _check(item, depth + 1)
+        case list():
+            for item in value:
+                _check(item, depth + 1)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no JSON")
+
+
+def _beginning(body: bytes | None) -> str:
+    return repr((body or b"")[:200].decode("utf-8", "replace"))
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _header(headers: Mapping[str, str], name: str) -> str | None:
+    return next((value for key, value in headers.items() if key.lower() == name), None)

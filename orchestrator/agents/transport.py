@@ -1,0 +1,274 @@
+"""One bounded HTTP exchange: a total deadline that a dripping server cannot stretch, a cap on bytes, no redirects.
+
+`requests`' time-out bounds each wait for a byte, not their sum. So a watchdog closes the exchange's socket when its
+time is up, wherever it is: waiting for headers, reading a body, or sending. Whether the request may have reached the
+agent is known from the connection itself: `Broken.sent`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+IDLE_LIMIT = 30.0
+"""Seconds after which an idle connection is not used again: the agent may just be closing it, and a request that
+meets that is one whose fate nobody knows. Agents keep idle connections for 60 s by the contract."""
+
+_CHUNK = 16_384
+
+
+class Broken(Exception):
+    """No usable answer came.
+
+    Args:
+        sent: whether the request may have reached the agent.
+        timed_out: whether a time-out or the deadline was the cause.
+    """
+
+    def __init__(self, detail: str, *, sent: bool, timed_out: bool) -> None:
+        super().__init__(detail)
+        self.sent = sent
+        self.timed_out = timed_out
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: status, headers, and the body up to the cap (None where it is larger)."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | None
+
+
+@dataclass(eq=False)
+class _Guard:
+    """One exchange under the watchdog."""
+
+    ends_at: float
+    sent: bool = False
+    expired: bool = False
+    _socket: socket.socket | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def attach(self, sock: socket.socket | None) -> None:
+        """Name the socket to close when time is up."""
+        with self._lock:
+            self._socket = sock
+        if self.expired:
+            self.expire()
+
+    def expire(self) -> None:
+        """Time is up."""
+        with self._lock:
+            self.expired = True
+            if self._socket is not None:
+                # Of the plain socket: an SSL socket's own shutdown would first send to a peer that may not read.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
+class _Watchdog:
+    """One thread for all exchanges of a process; asleep where there are none."""
+
+    def __init__(self) -> None:
+        self._guards: set[_Guard] = set()
+        self._changed = threading.Condition()
+        self._wakes_at = float("inf")
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def watch(self, seconds: float) -> Iterator[_Guard]:
+        """Close what happens inside after this many seconds."""
+        guard = _Guard(time.monotonic() + seconds)
+        with self._changed:
+            self._guards.add(guard)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="agent-deadlines", daemon=True)
+                self._thread.start()
+            if guard.ends_at < self._wakes_at:
+                self._changed.notify()
+        try:
+            yield guard
+        finally:
+            with self._changed:
+                self._guards.discard(guard)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                now = time.monotonic()
+                due = [guard for guard in self._guards if guard.ends_at <= now and not guard.expired]
+                if not due:
+                    self._wakes_at = min((g.ends_at for g in self._guards if not g.expired), default=float("inf"))
+                    pause = None if self._wakes_at == float("inf") else self._wakes_at - now
+                    self._changed.wait(pause)
+                    continue
+            for guard in due:
+                guard.expire()
+
+
+_current = threading.local()
+"""The guard of the exchange that this thread is in."""
+
+
+class _Guarded:
+    """Mixed into urllib3's connections: tells the guard its socket, and when bytes may have left."""
+
+    sock: Any
+    _idle_since = 0.0
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]  # of the connection this is mixed into
+        _guard().attach(self.sock)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        guard = _guard()
+        if self.sock is not None and time.monotonic() - self._idle_since > IDLE_LIMIT:
+            self.close()  # type: ignore[attr-defined]  # of the connection this is mixed into
+        if self.sock is None:
+            self.connect()
+        guard.attach(self.sock)
+        guard.sent = True
+        super().request(*args, **kwargs)  # type: ignore[misc]  # of the connection this is mixed into
+        self._idle_since = time.monotonic()
+
+    def getresponse(self) -> Any:
+        response = super().getresponse()  # type: ignore[misc]  # of the connection this is mixed into
+        self._idle_since = time.monotonic()
+        return response
+
+
+def _guard() -> _Guard:
+    guard: _Guard = _current.guard
+    return guard
+
+
+class _PlainConnection(_Guarded, HTTPConnection):
+    """http."""
+
+
+class _TlsConnection(_Guarded, HTTPSConnection):
+    """https."""
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _PlainConnection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+
+
+class Transport:
+    """Exchanges with agents; safe to share between threads.
+
+    Args:
+        concurrency: exchanges at once; as many connections to one host are kept.
+    """
+
+    def __init__(self, concurrency: int) -> None:
+        self._watchdog = _Watchdog()
+        self._session = requests.Session()
+        # Neither proxies nor .netrc of the machine: agents are reached as agents.yaml says.
+        self._session.trust_env = False
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._session.headers.clear()
+        adapter = _Adapter(pool_connections=100, pool_maxsize=max(1, concurrency), max_retries=0)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._session.close()
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        connect: float,
+        read: float,
+        total: float,
+        max_bytes: int,
+    ) -> Answer:
+        """Send one request and read its answer. Times are seconds.
+
+        Raises:
+            Broken: there is none, or it did not come in time.
+        """
+        with self._watchdog.watch(total) as guard:
+            _current.guard = guard
+            try:
+                return self._exchange(method, url, headers, body, (min(connect, total), min(read, total)), max_bytes)
+            except (requests.RequestException, OSError, ValueError) as error:
+                raise _broken(error, guard, total) from error
+
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: tuple[float, float],
+        max_bytes: int,
+    ) -> Answer:
+        with self._session.request(
+            method, url, headers=dict(headers), data=body, timeout=timeout, allow_redirects=False, stream=True
+        ) as response:
+            content: bytes | None = _read(response, max_bytes)
+            guard = _guard()
+            if guard.expired:
+                raise requests.Timeout("the deadline passed while the answer was read")
+            return Answer(response.status_code, dict(response.headers), content)
+
+
+def _read(response: requests.Response, max_bytes: int) -> bytes | None:
+    """The body, decompressed; None beyond the cap: the rest is neither read nor unpacked."""
+    parts, size = [], 0
+    for part in response.iter_content(_CHUNK):
+        size += len(part)
+        if size > max_bytes:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _broken(error: Exception, guard: _Guard, total: float) -> Broken:
+    if guard.expired:
+        return Broken(f"no complete answer within {total:g} s", sent=guard.sent, timed_out=True)
+    timed_out = isinstance(error, requests.Timeout | TimeoutError) or "timed out" in str(error).lower()
+    return Broken(_reason(error), sent=guard.sent, timed_out=timed_out)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, in its own words: requests and urllib3 wrap it twice."""
+    seen = error
+    while True:
+        inner = getattr(seen, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((arg for arg in seen.args if isinstance(arg, BaseException)), None)
+        if inner is None or inner is seen:
+            break
+        seen = inner
+    text = str(seen).strip() or type(seen).__name__
+    return text.rpartition(": ")[2] if "HTTPConnection" in text or "HTTPSConnection" in text else text
