@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.support.processes",
     "tests.support.stack",
     "tests.support.stack_owner",
+    "tests.support.step_world",
 ]

@@ -32,7 +32,8 @@ _SUPERSEDE = text("UPDATE steps SET superseded = true WHERE task_id = :task_id A
 _RESTART = text("""
     UPDATE tasks SET state = 'processing', waits_for = NULL, wait = '{}', next_step = :next_step, epoch = epoch + 1,
         lease_owner = NULL, lease_until = NULL, lost_leases = 0, rings = 0, woken = false, cancel_requested = false,
-        reason_code = NULL, reason = NULL, ended_at = NULL, due_at = now() + CAST(:stall AS interval), updated_at = now()
+        reason_code = NULL, reason = NULL, ended_at = NULL, due_at = now() + CAST(:stall AS interval),
+        updated_at = now()
     WHERE task_id = :task_id
 """)
 _MAKE_DUE = text("""
@@ -84,18 +85,14 @@ class ControlPart(Transactions):
         def work(connection: Connection) -> Dispatch:
             row = _locked(connection, task_id)
             step = row["next_step"]
-            if row["state"] == TaskState.WAITING and row["waits_for"] in {
-                WaitsFor.RETRY,
-                WaitsFor.PERSON,
-                WaitsFor.AGENT,
-            }:
+            if row["state"] == TaskState.WAITING and row["waits_for"] != WaitsFor.EVENT:
                 connection.execute(_MAKE_DUE, {"task_id": task_id, "stall": self.stall})
             elif row["state"] == TaskState.FAILED:
                 step = self._open_failed(connection, row)
             else:
                 raise NotAllowed(
-                    f"task {task_id!r} is {row['state']}; only a failed task, or one that waits for a retry, an agent or "
-                    "a person, can be retried",
+                    f"task {task_id!r} is {row['state']}; only a failed task, or one that waits for a retry, "
+                    "an agent or a person, can be retried",
                     hint=f"To go on from an earlier step: `orchestrator task rerun {task_id} --step N`.",
                     task_id=task_id,
                 )

@@ -1,4 +1,4 @@
-"""What the sweep asks of the tables: tasks whose doorbell is due, and events that wait for a task that does not come."""
+"""What the sweep asks of the tables: tasks whose doorbell is due, and events whose task does not come."""
 
 from __future__ import annotations
 

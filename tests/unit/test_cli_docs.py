@@ -28,7 +28,8 @@ INTRO = """\
   never shown. Colours and progress only on a terminal.
 - A value in `NAME=VALUE` is JSON where it parses as JSON (`5`, `true`, `{"a": 1}`), else text; `'"5"'` is the text 5.
 - What people do (`retry`, `rerun`, `cancel`, `replay`, `discard`) is audited with `--who` (you) and `--why`.
-- Logs appear on standard error from `WARNING` on (never with `--json`), or as `ORCHESTRATOR_LOG_LEVEL` says where it is set.
+- Logs appear on standard error from `WARNING` on (never with `--json`), or as `ORCHESTRATOR_LOG_LEVEL` says where it is
+  set.
 
 ## Exit codes
 

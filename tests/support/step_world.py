@@ -1,0 +1,129 @@
+"""A step played on a real store and a real agent, with a planner whose answers the test gives. A pytest plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from orchestrator.agents import HttpAgentClient
+from orchestrator.domain.agent import AgentSpec, AgentTimeout
+from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
+from orchestrator.domain.event_type import EventType
+from orchestrator.domain.journal import Lease
+from orchestrator.domain.message import Message, Record, TaskMessage
+from orchestrator.domain.retry import RetryPolicy
+from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.flow.ports import PlanRequest, Received, Taken
+from orchestrator.flow.step import StepLimits, StepResult, StepRunner
+from orchestrator.store import PostgresStore, make_engine
+from tests.support.agents import ScriptedAgent
+from tests.support.stack import wait_for
+
+Answer = Decision | Exception | Callable[[PlanRequest], Decision]
+USAGE = Usage("scripted", prompt_version="test")
+
+
+def call(*agents: str, **arguments: Any) -> Decision:
+    return Decision(DecisionKind.CALL, "because", USAGE, calls=tuple(AgentCall(name, arguments) for name in agents))
+
+
+class World:
+    """A store, an agent, a planner whose answers the test gives, and a runner over them."""
+
+    def __init__(self, store: PostgresStore, agent: ScriptedAgent) -> None:
+        self.store = store
+        self.agent = agent
+        self.specs: dict[str, AgentSpec] = {}
+        self.answers: list[Answer] = []
+        self.asked: list[PlanRequest] = []
+        self.limits = StepLimits(planner_retry=RetryPolicy(3, 0.01, 0.02))
+        self.client = HttpAgentClient(concurrency=4)
+        self._offset = 0
+
+    # -- the ports that the test plays itself
+
+    def get(self, name: str | None) -> Any:
+        return self.specs.get(name or "")
+
+    def enabled(self, allowed: Sequence[str] | None = None) -> Sequence[AgentSpec]:
+        return [spec for spec in self.specs.values() if allowed is None or spec.name in allowed]
+
+    def hold(self, _lease: Lease) -> Any:
+        return nullcontext(lambda: False)
+
+    def decide(self, request: PlanRequest) -> Decision:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, Decision) else answer(request)
+
+    # -- what a test does
+
+    def add_agent(self, name: str, *answers: dict[str, Any], **parts: Any) -> AgentSpec:
+        url = self.agent.script(f"/{name}", *answers, idempotent=bool(parts.get("idempotent")))
+        defaults: dict[str, Any] = {
+            "provides": {name: f"/{name}"},
+            "retry": RetryPolicy(3, 0.01, 0.02),
+            "timeout": AgentTimeout(1, 2, 5),
+        }
+        self.specs[name] = AgentSpec(name, f"Gives {name}.", url, **{**defaults, **parts})
+        return self.specs[name]
+
+    def take(self, message: Message) -> Taken:
+        self._offset += 1
+        record = Record("tasks", 0, self._offset, 1, None, repr(message).encode())
+        (taken,) = self.store.accept([Received(record, message)], due_in=timedelta(seconds=30))
+        return taken
+
+    def submit(self, *required: str, **data: Any) -> str:
+        self.take(TaskMessage("t-1", "Do it", required, data))
+        return "t-1"
+
+    def run(self, step: int = 1, task_id: str = "t-1") -> StepResult:
+        class NoEventTypes:
+            def get(self, _name: str | None) -> EventType | None:
+                return None
+
+            def all(self) -> Sequence[EventType]:
+                return []
+
+        runner = StepRunner(
+            store=self.store,
+            planner=self,
+            agents=self,
+            event_types=NoEventTypes(),
+            client=self.client,
+            leases=self,
+            owner="test",
+            limits=self.limits,
+        )
+        return runner.run(task_id, step)
+
+    def run_until_it_moves_on(self, step: int = 1) -> StepResult:
+        """Run the step whenever it is due, until it no longer waits for a retry or an agent."""
+        results: list[StepResult] = []
+
+        def moved_on() -> bool:
+            result = self.run(step)
+            if result.outcome != "skipped":
+                results.append(result)
+            task = self.store.task("t-1")
+            return task.waits_for not in {WaitsFor.RETRY, WaitsFor.AGENT} and task.state is not TaskState.PROCESSING
+
+        wait_for(moved_on, what="the step moved on")
+        return results[-1]
+
+    def data(self) -> dict[str, Any]:
+        return dict(self.store.context("t-1").collected_data)
+
+
+@pytest.fixture
+def world(database_url: str, scripted_agent: ScriptedAgent) -> Iterator[World]:
+    engine = make_engine(database_url)
+    yield World(PostgresStore(engine), scripted_agent)
+    engine.dispose()
