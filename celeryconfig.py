@@ -3,6 +3,7 @@
 Every `celery -A orchestrator …` reads them.
 """
 
+from kombu.entity import Exchange as _Exchange
 from kombu.entity import Queue as _Queue
 
 from orchestrator.settings import get_settings as _get_settings
@@ -30,7 +31,10 @@ enable_utc = True  # the journal's times are UTC
 
 # -- queues
 task_default_queue = _names.STEPS_QUEUE
-task_queues = tuple(map(_Queue, (_names.CONTROL_QUEUE, _names.STEPS_QUEUE)))  # in the order in which they are served
+task_queues = [  # in the order in which they are served
+    _Queue(name, _Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]  # kombu ships few types
+    for name in (_names.CONTROL_QUEUE, _names.STEPS_QUEUE)
+]
 task_routes = {
     _names.STEP: {"queue": _names.STEPS_QUEUE},
     _names.RETRY: {"queue": _names.CONTROL_QUEUE},

@@ -35,6 +35,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 _QUIET = (
     "amqp",
     "celery.app.trace",
+    "celery.beat",
     "celery.worker.strategy",
     "httpcore",
     "httpcore2",

@@ -10,4 +10,5 @@ pytest_plugins = [
     "tests.support.stack",
     "tests.support.stack_owner",
     "tests.support.step_world",
+    "tests.support.system",
 ]

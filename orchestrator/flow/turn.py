@@ -165,10 +165,11 @@ class Turn:
 
 
 def _result(task: Task, then: Then, committed: Committed) -> StepResult:
-    log.info(
-        "step.ended",
-        extra={"task_id": task.task_id, "state": committed.state.value, "next_step": committed.next_step},
-    )
+    ended = {"task_id": task.task_id, "state": committed.state.value, "next_step": committed.next_step}
+    if isinstance(then, Fail) and committed.state is TaskState.FAILED:
+        log.warning("step.ended", extra={**ended, "code": then.code, "why": then.reason})
+    else:
+        log.info("step.ended", extra=ended)
     match committed.state:
         case TaskState.PROCESSING:
             return StepResult("next", next=Dispatch(task.task_id, committed.next_step, task.priority))

@@ -6,7 +6,14 @@ import logging
 import sys
 from typing import Any
 
-from celery.signals import celeryd_init, worker_process_init, worker_process_shutdown, worker_ready, worker_shutdown
+from celery.signals import (
+    beat_init,
+    celeryd_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+)
 
 from orchestrator import __version__
 from orchestrator.errors import ConfigurationError, StoreUnavailable
@@ -48,6 +55,12 @@ def warm_up(sender: Any = None, **_: Any) -> None:
     if "prefork" not in type(pool).__module__:
         worker_parts()
     log.info("worker.ready", extra={"version": __version__, "model": get_settings().model})
+
+
+@beat_init.connect  # type: ignore[untyped-decorator]  # celery ships no types
+def tell_of_beat(**_: Any) -> None:
+    """Say once that beat works; it sends a sweep every few seconds from then on, which nobody wants to read."""
+    log.info("beat.ready", extra={"version": __version__, "sweep_every_seconds": get_settings().sweep_interval})
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]  # celery ships no types
