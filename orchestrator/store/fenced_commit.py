@@ -34,7 +34,7 @@ from orchestrator.store.published import update_body
 from orchestrator.store.rows import changes_to_json, context_of, delegation_of, origin_to_json, pending_event_of
 
 _FENCE = text("""
-    SELECT state, cancel_requested, paused, priority, source FROM tasks
+    SELECT state, cancel_requested, paused, priority, source, wait, reason FROM tasks
     WHERE task_id = :task_id AND epoch = :epoch AND next_step = :step
       AND state NOT IN ('completed', 'failed', 'canceled')
     FOR UPDATE
@@ -183,7 +183,8 @@ class FencedCommit:
         self._end_step(move)
         context = self._write_context(move.state)
         self._move_task(move)
-        self._tell(move, context, task)
+        if not self._waits_on(move, task):
+            self._tell(move, context, task)
         return self._committed(move.state, task, next_step=move.next_step)
 
     def _committed(
@@ -335,6 +336,16 @@ class FencedCommit:
                 "woken": move.woken,
                 "ended": move.state.is_terminal,
             },
+        )
+
+    def _waits_on(self, move: _Move, task: Row[Any]) -> bool:
+        """Whether the task goes on waiting as before (another poll of a slow agent): nobody needs to be told."""
+        return (
+            move.state is TaskState.WAITING
+            and move.next_step == self.lease.step
+            and self.commit.context is None
+            and bool(task.wait)
+            and (task.wait, task.reason) == (move.wait, move.reason)
         )
 
     def _tell(self, move: _Move, context: Context, task: Row[Any]) -> None:

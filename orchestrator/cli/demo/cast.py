@@ -33,7 +33,6 @@ class Cast:
     agents_url: str
     flower_url: str
     plays_scenario: bool
-    example_task: str = "supplier-northwind"
 
 
 def choose_cast() -> Cast:

@@ -60,9 +60,10 @@ def run_dev(*, demo: bool, data_dir: Path | None = None, console: Console | None
         env_file = _write_env_file(stack, cast)
         say("started sample agents, bridge, worker, beat and Flower")
         _wait_for(f"{cast.agents_url}/health", stack, "sample agents")
-        code = _play(settings, cast, stack, console)
+        scenario = Scenario.load(cast.examples, settings, suffix=f"-{secrets.token_hex(2)}")
+        code = _play(scenario, settings, cast, stack, console)
         _wait_for(f"{cast.flower_url}/healthcheck", stack, "Flower")
-        _say_where_to_look(console, cast, stack, env_file, staying=not demo)
+        _say_where_to_look(console, cast, scenario, stack, env_file, staying=not demo)
         if not demo:
             _stay(console)
         say("stopping everything")
@@ -70,17 +71,16 @@ def run_dev(*, demo: bool, data_dir: Path | None = None, console: Console | None
     return code if demo else 0
 
 
-def _play(settings: Settings, cast: Cast, stack: EmbeddedStack, console: Console) -> int:
+def _play(scenario: Scenario, settings: Settings, cast: Cast, stack: EmbeddedStack, console: Console) -> int:
     """Produce the scenario and show it; returns the exit code."""
     if not cast.plays_scenario:
         console.print("Your own agents are loaded (ORCHESTRATOR_AGENTS), so the sample scenario is left out.")
         return 0
-    scenario = Scenario.load(cast.examples, settings, suffix=f"-{secrets.token_hex(2)}")
     console.print("\n[bold]Business tasks, produced to the Kafka topic `tasks`[/]")
     scenario.produce_tasks(console)
     with closing_store(settings) as store:
         show = Show(store, console)
-        console.print("[bold]What happens[/]")
+        console.print("[bold]What happens[/] [dim](bridge and worker take a few seconds to start)[/]")
         finished = show.follow(
             scenario.task_ids,
             patience=SCENARIO_PATIENCE,
@@ -133,18 +133,20 @@ def _write_env_file(stack: EmbeddedStack, cast: Cast) -> Path:
     return path
 
 
-def _say_where_to_look(console: Console, cast: Cast, stack: EmbeddedStack, env_file: Path, *, staying: bool) -> None:
+def _say_where_to_look(
+    console: Console, cast: Cast, scenario: Scenario, stack: EmbeddedStack, env_file: Path, *, staying: bool
+) -> None:
     console.print("\n[bold]Where to look on[/]")
     if not staying:
-        console.print("  `make dev` keeps everything up, with Flower in your browser and these commands to try:")
-    else:
-        console.print(f"  Flower, every step as a Celery task:  {cast.flower_url}/tasks")
-        console.print(f"  Logs of each process:                 {escape(str(stack.logs))}")
-        console.print("  In another terminal:")
-        console.print(f"    . {escape(shlex.quote(_short(env_file)))}", soft_wrap=True)
+        console.print("  `make dev` does the same and keeps everything up. Then:")
+    console.print(f"  Flower, every step as a Celery task:  {cast.flower_url}/tasks")
+    console.print(f"  Logs of each process:                 {escape(_short(stack.logs))}", soft_wrap=True)
+    console.print("  Commands to try, in another terminal:")
+    console.print(f"    . {escape(shlex.quote(_short(env_file)))}", soft_wrap=True)
+    known = scenario.task_ids[0] if cast.plays_scenario else "ID"
     for command in (
         "orchestrator task list",
-        f"orchestrator task show {cast.example_task}",
+        f"orchestrator task show {known}",
         "orchestrator task submit 'Check Lumen Optik AG' --require credit_score "
         "--data company_name='Lumen Optik AG' --watch",
         "orchestrator doctor",

@@ -34,6 +34,7 @@ class Show:
         self._watching: dict[str, Watching] = {}
         self._seen: dict[str, Task] = {}
         self._ended_after: dict[str, float] = {}
+        self._width = 0
 
     def follow(
         self,
@@ -55,6 +56,7 @@ class Show:
             Whether every task completed.
         """
         told_to_wait: set[str] = set()
+        self._width = max(map(len, task_ids), default=0)
         with self._live(task_ids) as live:
             while time.monotonic() - self._began < patience:
                 check()
@@ -75,7 +77,7 @@ class Show:
         """One line about one task."""
         clock = f"[dim]{time.monotonic() - self._began:6.1f} s[/]"
         body = f"[{style}]{escape(text)}[/]" if style else escape(text)
-        self.console.print(f"{clock}  [cyan]{escape(task_id):<22}[/] {body}", soft_wrap=True)
+        self.console.print(f"{clock}  [cyan]{escape(task_id.ljust(self._width))}[/]  {body}", soft_wrap=True)
 
     def contexts(self, task_ids: Sequence[str]) -> None:
         """What each task knows at its end, each value with who gave it."""
@@ -149,8 +151,9 @@ def _context_table(task: Task, context: Context, seconds: float | None) -> Table
     table.add_column("field", no_wrap=True)
     table.add_column("value")
     table.add_column("given by", no_wrap=True)
-    for name, value in context.collected_data.items():
-        mark = "[bold]" if name in context.required_fields else ""
+    required = [name for name in context.required_fields if name in context.collected_data]
+    for name in [*required, *sorted(set(context.collected_data) - set(required))]:
+        value, mark = context.collected_data[name], "[bold]" if name in required else ""
         table.add_row(f"{mark}{escape(name)}", escape(_text(value)), escape(_giver(context.origins.get(name))))
     return table
 
