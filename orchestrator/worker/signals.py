@@ -58,8 +58,10 @@ def warm_up(sender: Any = None, **_: Any) -> None:
 
 
 @beat_init.connect  # type: ignore[untyped-decorator]  # celery ships no types
-def tell_of_beat(**_: Any) -> None:
-    """Say once that beat works; it sends a sweep every few seconds from then on, which nobody wants to read."""
+def quieten_beat(sender: Any = None, **_: Any) -> None:
+    """Say once that beat works; it sends a sweep every few seconds from then on, which nobody wants to see."""
+    if sender is not None:
+        sender.app.conf.task_send_sent_event = False
     log.info("beat.ready", extra={"version": __version__, "sweep_every_seconds": get_settings().sweep_interval})
 
 
