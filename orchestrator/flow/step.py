@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.journal import Cancel, Complete, Fail, HistoryEntry, NotClaimed, StepCommit, Then, Wait
@@ -89,6 +89,8 @@ class StepRunner:
 
     def _decide(self, turn: Turn) -> StepResult:
         history = self._history(turn)
+        if wait := _wait_not_over(turn, history):
+            return turn.end(StepCommit(wait))
         request = PlanRequest(
             task_id=turn.task.task_id,
             step=turn.lease.step,
@@ -174,12 +176,30 @@ def _planner_away(turn: Turn, error: PlannerUnavailable) -> StepResult:
     return turn.end(StepCommit(Wait(WaitsFor.RETRY, due_at, reason_code=error.code, reason=reason)))
 
 
+def _wait_not_over(turn: Turn, history: Sequence[HistoryEntry]) -> Wait | None:
+    """The wait to go back to, where events came but not the one that the task waits for; nobody need be asked."""
+    waiting = _wait_before(history)
+    if waiting is None or not turn.came:
+        return None
+    decision, due_at = waiting
+    wanted = decision.details.get("event_type")
+    if wanted is None or wanted in turn.came or (due_at is not None and now() >= due_at):
+        return None
+    return Wait(WaitsFor.EVENT, due_at, decision.details, same_step=True, reason=decision.reason)
+
+
 def _wait_timed_out(turn: Turn, history: Sequence[HistoryEntry]) -> bool:
     """Whether the step before was a wait for an event, and its time ran out without one."""
-    if not history or turn.merged_events:
-        return False
+    waiting = _wait_before(history)
+    return waiting is not None and waiting[1] is not None and not turn.came and now() >= waiting[1]
+
+
+def _wait_before(history: Sequence[HistoryEntry]) -> tuple[Decision, datetime | None] | None:
+    """The wait for an event that the step before decided on, and when it is over."""
+    if not history:
+        return None
     last = history[-1].step
     if last.decision is None or last.decision.kind is not DecisionKind.WAIT_FOR_EVENT or last.finished_at is None:
-        return False
+        return None
     seconds = last.decision.details.get("timeout_seconds")
-    return seconds is not None and now() >= last.finished_at + timedelta(seconds=float(seconds))
+    return last.decision, None if seconds is None else last.finished_at + timedelta(seconds=float(seconds))

@@ -78,13 +78,10 @@ class Turn:
         self._event_types = event_types
         self._changes: list[Change] = []
         self._merged: list[int] = []
+        self.came: set[str | None] = set()
+        """Types of the events that this execution merged."""
         self._settlements: list[Settlement] = []
         self.merge(claim.events)
-
-    @property
-    def merged_events(self) -> bool:
-        """Whether events came into the context in this execution."""
-        return bool(self._merged)
 
     def merge(self, events: Iterable[PendingEvent]) -> None:
         """Put waiting events into the context, in the order of their arrival; written with the next commit."""
@@ -92,6 +89,7 @@ class Turn:
             event_type = self._event_types.get(event.event_type)
             self.change(changes_of_event(event_type, event.event_type, event.event_data, event.received_at))
             self._merged.append(event.inbox_id)
+            self.came.add(event.event_type)
 
     def change(self, changes: Sequence[Change]) -> None:
         """Change the context in memory; written with the next commit, as one version."""

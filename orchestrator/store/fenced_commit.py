@@ -262,7 +262,9 @@ class FencedCommit:
                 return _Move(TaskState.PROCESSING, "finished", step + 1, at_once=True)
             case Wait():
                 # What came while the planner decided to wait for it ends the wait at once.
-                woken = events and then.waits_for in {WaitsFor.EVENT, WaitsFor.PERSON} and not then.same_step
+                woken = events and (
+                    then.waits_for is WaitsFor.EVENT or (then.waits_for is WaitsFor.PERSON and not then.same_step)
+                )
                 return _Move(
                     TaskState.WAITING,
                     "open" if then.same_step else "finished",

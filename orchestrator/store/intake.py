@@ -214,7 +214,7 @@ def _take_events(connection: Connection, events: Sequence[tuple[Item, EventMessa
             item.taken = Taken(Intake.EVENT_LATE, message.task_id, reason=f"its task is {task.state}")
         else:
             dispatch = None
-            if message.task_id not in woken and not task.paused and _wakes(task, message):
+            if message.task_id not in woken and not task.paused and _wakes(task):
                 woken.add(message.task_id)
                 dispatch = Dispatch(message.task_id, task.next_step, task.priority)
             item.taken = Taken(Intake.EVENT_PENDING, message.task_id, dispatch)
@@ -222,13 +222,9 @@ def _take_events(connection: Connection, events: Sequence[tuple[Item, EventMessa
         connection.execute(_WAKE, {"ids": sorted(woken), "due_in": due_in})
 
 
-def _wakes(task: Any, message: EventMessage) -> bool:
-    if task.state != "waiting":
-        return False
-    if task.waits_for == "person":
-        return True
-    wanted = task.wait.get("event_type")
-    return task.waits_for == "event" and wanted in (None, message.event_type)
+def _wakes(task: Any) -> bool:
+    """Whether an event wakes this task: it may bring what is missing, also where another type is waited for."""
+    return task.state == "waiting" and task.waits_for in {"event", "person"}
 
 
 # -- dead letters and offsets

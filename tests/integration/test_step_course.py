@@ -181,3 +181,21 @@ def test_going_back_opens_a_new_step_from_the_chosen_context(world: World) -> No
     assert world.asked[2].history == []
     assert world.data() == {"name": "right", "a": 5, "b": 2}
     assert world.store.context("t-1", 3).collected_data == {"name": "wrong", "a": 1, "b": 2}
+
+
+def test_an_event_of_another_type_is_merged_and_the_wait_goes_on_without_asking_the_planner(world: World) -> None:
+    world.answers = [
+        Decision(DecisionKind.WAIT_FOR_EVENT, "needs approval", USAGE, details={"event_type": "approved"}),
+        Decision(DecisionKind.FINISH, "done", USAGE),
+    ]
+    world.submit("b")
+    assert world.run().outcome == "waiting"
+    taken = world.take(EventMessage("t-1", {"seen_by": "ann"}, "note"))
+    assert taken.dispatch is not None
+    assert world.run(2).outcome == "waiting"
+    assert world.data()["seen_by"] == "ann"
+    assert len(world.asked) == 1
+    assert world.store.task("t-1").waits_for is WaitsFor.EVENT
+
+    world.take(EventMessage("t-1", {"b": 2}, "approved"))
+    assert world.run(2).outcome == "completed"

@@ -1,0 +1,64 @@
+"""The guides are followed to the letter: what they tell to save is saved, what they tell to type is typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+
+from orchestrator.devstack.ports import free_port
+from tests.support.documents import blocks, commands, save_files, type_in
+from tests.support.processes import wait_for
+from tests.support.system import System
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def test_a_new_agent_by_the_guide_alone(system: System) -> None:
+    document = "docs/adding-an-agent.md"
+    port = str(free_port())
+    files = save_files(document, system.folder, {"8123": port})
+    assert [file.name for file in files] == ["vat_check.py", "agents.yaml"]
+    system.env["ORCHESTRATOR_AGENTS"] = str(system.folder / "agents.yaml")
+    typed = list(commands(document))
+    assert typed[0] == "python vat_check.py"
+    system.processes.start("vat_check", [sys.executable, "vat_check.py"], cwd=system.folder)
+    wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), what="the new agent answers")
+    system.start("bridge", "worker", "beat")
+    outputs = {command: type_in(command, system.folder, system.env) for command in typed[1:]}
+
+    assert any("vat_check" in output for command, output in outputs.items() if "agent list" in command)
+    shown = outputs["orchestrator task show vat-1"]
+    assert "valid" in shown
+    assert "agent vat_check, step 1" in shown
+    assert system.data("vat-1") == {"vat_number": "DE123456789", "vat_status": "valid", "vat_country": "DE"}
+
+
+def test_a_new_event_type_by_the_guide_alone(system: System) -> None:
+    document = "docs/adding-an-event-type.md"
+    save_files(document, system.folder, {})
+    system.env["ORCHESTRATOR_EVENTS"] = str(system.folder / "events.yaml")
+    system.start("bridge", "worker", "beat")
+    for command in commands(document):
+        output = type_in(command, system.folder, system.env)
+        if "task submit" in command:
+            system.wait_for_state("order-7", "waiting")
+        if "task watch" in command:
+            assert "completed" in output
+    assert system.data("order-7") == {"payment_id": "P-1", "paid_amount": "12.50 EUR"}
+
+    # The same by hand, and one that does not fit.
+    system.produce_task("order-8", required_fields=["payment_id"])
+    (message,) = [json.loads(block.text) for block in blocks(document, "json")]
+    system.produce("events", {**message, "task_id": "order-8", "event_data": {"payment": {}}}, key="order-8")
+    system.produce("events", {**message, "task_id": "order-8"}, key="order-8")
+    system.wait_for_state("order-8", "completed")
+    letters = wait_for(lambda: system.store.dead_letters(), what="a dead letter")
+    assert [letter.reason for letter in letters] == ["event_schema"]
