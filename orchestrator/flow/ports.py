@@ -75,11 +75,12 @@ class StepStore(Protocol):
 class SweepStore(Protocol):
     """Recovery of what should move and does not."""
 
-    def ring_due(self, limit: int, stall: timedelta) -> Sequence[Dispatch]:
+    def ring_due(self, limit: int, stall: timedelta, *, busy: bool = False) -> Sequence[Dispatch]:
         """Up to ``limit`` tasks that are due (``due_at`` passed, not ended, not paused, no lease in force).
 
         Most urgent and oldest first; each is due again after ``stall`` unless it moves. Rows locked by another are
-        skipped, so several callers are harmless.
+        skipped, so several callers are harmless. ``busy``: many messages wait in the broker, so tasks whose doorbell
+        has been rung most likely have theirs among them and are left in peace for some stall times more.
         """
 
     def expire_events(self, limit: int, older_than: timedelta) -> int:

@@ -15,6 +15,11 @@ BATCH = 500
 """Rows one statement takes, so that none holds locks for long."""
 
 
+QUIET = 100
+"""Messages in the broker that workers take up within a moment. With more of them a doorbell unanswered for a stall time
+is late rather than lost, and ringing again would only make the queue longer."""
+
+
 @dataclass(frozen=True, slots=True)
 class SweepLimits:
     """See the settings of the same names."""
@@ -54,9 +59,10 @@ class Sweep:
     def _ring(self) -> int:
         rung = 0
         try:
-            room = self.limits.dispatch_window - self.dispatcher.backlog()
+            backlog = self.dispatcher.backlog()
+            room = self.limits.dispatch_window - backlog
             while room > 0:
-                doorbells = self.store.ring_due(min(room, BATCH), self.limits.stall)
+                doorbells = self.store.ring_due(min(room, BATCH), self.limits.stall, busy=backlog > QUIET)
                 if not doorbells:
                     break
                 self.dispatcher.dispatch(doorbells)

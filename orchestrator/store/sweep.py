@@ -13,11 +13,16 @@ from orchestrator.store.engine import Transactions, text
 MAX_STALL = timedelta(minutes=5)
 """Doorbells that nobody answers are rung ever more seldom, but never more seldom than this."""
 
+BUSY_STALLS = 5
+"""While many messages wait in the broker, a doorbell counts as lost only after so many stall times."""
+
 _RING = text("""
     WITH due AS (
         SELECT task_id FROM tasks
         WHERE due_at <= now() AND NOT paused AND state IN ('received', 'processing', 'waiting')
           AND (lease_until IS NULL OR lease_until < now())
+          AND (NOT :busy OR lease_until IS NOT NULL OR (rings = 0 AND state <> 'processing')
+               OR due_at <= now() - CAST(:patience AS interval))
         ORDER BY due_at
         LIMIT :limit
         FOR UPDATE SKIP LOCKED
@@ -69,9 +74,15 @@ _EXPIRE = text("""
 class SweepPart(Transactions):
     """Implements `orchestrator.flow.ports.SweepStore`."""
 
-    def ring_due(self, limit: int, stall: timedelta) -> Sequence[Dispatch]:
+    def ring_due(self, limit: int, stall: timedelta, *, busy: bool = False) -> Sequence[Dispatch]:
         """Take up to ``limit`` tasks that are due; each is due again later unless it moves."""
-        parameters = {"limit": limit, "stall": stall, "most": MAX_STALL}
+        parameters = {
+            "limit": limit,
+            "stall": stall,
+            "most": MAX_STALL,
+            "busy": busy,
+            "patience": stall * (BUSY_STALLS - 1),
+        }
         rows = self.transact(lambda connection: connection.execute(_RING, parameters).all())
         doorbells = [Dispatch(row.task_id, row.next_step, row.priority) for row in rows]
         return sorted(doorbells, key=lambda doorbell: -doorbell.priority)
