@@ -13,7 +13,13 @@ DOC = "docs/messages.md"
 IN_CODE = re.compile(
     r"(?:Unkeepable|Invalid)\(\s*\"([a-z_0-9]+)\"|reason, detail = \"([a-z_]+)\"|SELECT '(unknown_[a-z]+)',"
 )
-SOURCES = ("bridge/decode.py", "bridge/strict_json.py", "orchestrator/store/intake.py", "orchestrator/store/sweep.py")
+SOURCES = (
+    "bridge/decode.py",
+    "bridge/intake.py",
+    "bridge/strict_json.py",
+    "orchestrator/store/intake.py",
+    "orchestrator/store/sweep.py",
+)
 
 
 def test_every_reason_of_a_dead_letter_is_listed() -> None:
