@@ -10,5 +10,6 @@ pytest_plugins = [
     "tests.support.stack",
     "tests.support.stack_owner",
     "tests.support.step_world",
+    "tests.support.store_world",
     "tests.support.system",
 ]

@@ -6,10 +6,12 @@ import base64
 import json
 import threading
 import time
+from dataclasses import replace
+from typing import TypeVar
 from urllib.parse import quote
 
 from orchestrator import __version__
-from orchestrator.agents.reply import DEFAULT_POLL, location, outcome_of_call, outcome_of_poll, retry_after
+from orchestrator.agents.reply import DEFAULT_POLL, location, outcome_of_call, outcome_of_poll, plain, retry_after
 from orchestrator.agents.transport import Answer, Broken, Transport
 from orchestrator.domain.agent import AgentAuth, AgentSpec
 from orchestrator.domain.delegation import (
@@ -30,6 +32,8 @@ _SECRETS_KEPT = 30.0
 """Seconds a secret is used before it is read anew: mounted files are rotated."""
 
 _CHECK_SECONDS = 5.0
+
+Outcome = TypeVar("Outcome", bound=LookupOutcome)
 
 
 class _NoSecret(Exception):
@@ -54,6 +58,20 @@ class HttpAgentClient:
 
     def call(self, agent: AgentSpec, request: AgentRequest) -> AgentOutcome:
         """Send the delegation, waiting at most ``agent.timeout.total`` seconds."""
+        return _keepable(self._call(agent, request))
+
+    def poll(self, agent: AgentSpec, request: AgentRequest, remote_url: str) -> AgentOutcome:
+        """Ask how a delegation answered with 202 is doing."""
+        return _keepable(self._poll(agent, request, remote_url))
+
+    def look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
+        """Ask the agent what became of ``request.key``; only where it declares ``lookup``.
+
+        Whatever is no clear answer leaves the outcome unknown: a look-up that fails says nothing of the call.
+        """
+        return _keepable(self._look_up(agent, request))
+
+    def _call(self, agent: AgentSpec, request: AgentRequest) -> AgentOutcome:
         document = {
             "task": request.task,
             "input": request.arguments,
@@ -70,8 +88,7 @@ class HttpAgentClient:
             return OutcomeUnknown("agent_timeout" if error.timed_out else "reply_lost", str(error))
         return outcome_of_call(agent, answer)
 
-    def poll(self, agent: AgentSpec, request: AgentRequest, remote_url: str) -> AgentOutcome:
-        """Ask how a delegation answered with 202 is doing."""
+    def _poll(self, agent: AgentSpec, request: AgentRequest, remote_url: str) -> AgentOutcome:
         if location(agent.url, {"location": remote_url}) is None:
             # The entry's url moved since the job was begun: credentials do not go to the old place.
             return OutcomeUnknown("reply_invalid", f"{remote_url} is not on the agent's host any more")
@@ -83,11 +100,7 @@ class HttpAgentClient:
             return OutcomeUnknown("agent_timeout" if error.timed_out else "agent_down", str(error))
         return outcome_of_poll(agent, answer)
 
-    def look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
-        """Ask the agent what became of ``request.key``; only where it declares ``lookup``.
-
-        Whatever is no clear answer leaves the outcome unknown: a look-up that fails says nothing of the call.
-        """
+    def _look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
         url = (agent.lookup or "").replace("{key}", quote(request.key, safe=""))
         try:
             answer = self._exchange("GET", agent, url, request)
@@ -117,7 +130,7 @@ class HttpAgentClient:
                 max_bytes=100_000,
             )
         except Broken as error:
-            return False, f"cannot be reached at {agent.health}: {error}"
+            return False, plain(f"cannot be reached at {agent.health}: {error}")
         if answer.status != 200:
             return False, f"answered {answer.status} at {agent.health}"
         return True, "answers"
@@ -155,7 +168,7 @@ class HttpAgentClient:
                 return "Authorization", f"Bearer {secret}"
             case "basic":
                 encoded = base64.b64encode(secret.encode()).decode()
-                mask.add(encoded)
+                mask.add(encoded, secret.partition(":")[2])
                 return "Authorization", f"Basic {encoded}"
             case "header":
                 return auth.header, secret
@@ -177,3 +190,10 @@ class HttpAgentClient:
         with self._lock:
             self._secrets[name] = (value, time.monotonic() + _SECRETS_KEPT)
         return value
+
+
+def _keepable(outcome: Outcome) -> Outcome:
+    """The outcome with its detail fit for the journal."""
+    if isinstance(outcome, NotDone | OutcomeUnknown):
+        return replace(outcome, detail=plain(outcome.detail))
+    return outcome

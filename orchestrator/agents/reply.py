@@ -17,6 +17,7 @@ from orchestrator.agents.transport import Answer
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.delegation import AgentOutcome, NotDone, OutcomeUnknown, Replied, StillRunning
 from orchestrator.domain.json_schema import schema_problem
+from orchestrator.logs import mask
 
 DEFAULT_POLL = 1.0
 """Seconds between two questions where the agent names none."""
@@ -70,9 +71,11 @@ def location(url: str, headers: Mapping[str, str]) -> str | None:
         return None
     try:
         found = urljoin(url, given)
-        return found if _origin(found) == _origin(url) else None
+        fits = _origin(found) == _origin(url) and "@" not in urlsplit(found).netloc
     except ValueError:
         return None
+    # NUL, of all characters, can come in a header and cannot be kept by PostgreSQL.
+    return found if fits and not any(char < " " or char == "\x7f" for char in found) else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -85,11 +88,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             moment = parsedate_to_datetime(text)
-        except ValueError:
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
+            seconds = (moment - datetime.now(UTC)).total_seconds()
+        except (ValueError, OverflowError):
             return None
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        seconds = (moment - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), _LONGEST_WAIT) if math.isfinite(seconds) else None
 
 
@@ -97,24 +100,28 @@ def describe(answer: Answer) -> str:
     """Status, and the problem's title and detail where there is one, for the person who looks at the failed step."""
     said = ""
     try:
-        document = parse(answer.body)
+        document = _document(answer)
     except BadReply:
         document = None
     if isinstance(document, dict):
         said = _problem_text(document)
     elif answer.body:
-        said = " ".join(answer.body[:200].decode("utf-8", "replace").split())
-    return f"HTTP {answer.status}{': ' + said if said else ''}"[:_LONGEST_DETAIL]
+        said = _beginning(answer.body)
+    return f"HTTP {answer.status}{': ' + said if said else ''}"
 
 
-def parse(body: bytes | None) -> Any:
-    """The body as JSON that PostgreSQL can keep.
+def plain(text: str) -> str:
+    """An agent's words as the journal keeps them: one line, printable, without secrets, at most 1,000 characters."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in mask(text[:20_000])).split())
+    return line if len(line) <= _LONGEST_DETAIL else f"{line[: _LONGEST_DETAIL - 1]}…"
+
+
+def parse(body: bytes) -> Any:
+    """A body as JSON that PostgreSQL can keep.
 
     Raises:
-        BadReply: too large, not UTF-8, not JSON, or with what ``jsonb`` refuses (NUL, lone surrogates, NaN).
+        BadReply: not UTF-8, not JSON, or with what ``jsonb`` refuses (NUL, lone surrogates, NaN).
     """
-    if body is None:
-        raise BadReply("larger than max_reply_bytes")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
         _check(value, 0)
@@ -123,16 +130,22 @@ def parse(body: bytes | None) -> Any:
     except RecursionError as error:
         raise BadReply("nested too deeply") from error
     except json.JSONDecodeError as error:
-        raise BadReply(f"not JSON: {error}; it begins {_beginning(body)}") from error
+        raise BadReply(f"not JSON: {error}; it begins {_beginning(body)!r}") from error
     except ValueError as error:
         raise BadReply(str(error)) from error
     return value
 
 
+def _document(answer: Answer) -> Any:
+    if answer.body is None:
+        raise BadReply(answer.defect)
+    return parse(answer.body)
+
+
 def _of_document(agent: AgentSpec, answer: Answer, *, polled: bool) -> AgentOutcome:
     """What a reply document means; without ``status`` it succeeded."""
     try:
-        document = parse(answer.body)
+        document = _document(answer)
         if not isinstance(document, dict):
             raise BadReply(f"not a JSON object but {type(document).__name__}")
         status = document.get("status", "succeeded")
@@ -141,22 +154,29 @@ def _of_document(agent: AgentSpec, answer: Answer, *, polled: bool) -> AgentOutc
         if isinstance(status, str) and status in _ENDED:
             error = document.get("error")
             said = _problem_text(error) if isinstance(error, dict) else ""
-            return NotDone(_ENDED[status], f"{status.replace('_', ' ')}{': ' + said if said else ''}"[:_LONGEST_DETAIL])
+            return NotDone(_ENDED[status], f"{status.replace('_', ' ')}{': ' + said if said else ''}")
         if status != "succeeded":
             raise BadReply(f"its status {str(status)[:50]!r} means nothing here")
         if "output" not in document:
             raise BadReply("it has no `output`")
         output = document["output"]
-        if agent.output_schema is not None and (problem := schema_problem(agent.output_schema, output)):
-            raise BadReply(f"its output does not fit output_schema: {problem}; it begins {_beginning(answer.body)}")
+        if agent.output_schema is not None and (problem := _misfit(agent.output_schema, output)):
+            raise BadReply(f"its output does not fit output_schema: {problem}; it begins {_beginning(answer.body)!r}")
     except BadReply as error:
         return NotDone("reply_invalid", f"its reply is {error}" if str(error)[:3] == "not" else f"its reply: {error}")
     return Replied(output)
 
 
+def _misfit(schema: Mapping[str, Any], output: Any) -> str | None:
+    try:
+        return schema_problem(schema, output)
+    except RecursionError:
+        return "checking it does not end"
+
+
 def _problem_text(document: Mapping[str, Any]) -> str:
     parts = [document.get(name) for name in ("title", "detail")]
-    return ": ".join(" ".join(part.split()) for part in parts if isinstance(part, str) and part.strip())
+    return ": ".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
 
 
 def _check(value: Any, depth: int) -> None:
@@ -164,7 +184,7 @@ def _check(value: Any, depth: int) -> None:
         raise ValueError(f"nested more than {_DEEPEST} deep")
     match value:
         case str():
-            if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+            if "\x00" in value or _has_lone_surrogate(value):
                 raise ValueError("it holds NUL characters or half surrogate pairs, which PostgreSQL cannot keep")
         case float():
             if not math.isfinite(value):
@@ -178,12 +198,21 @@ def _check(value: Any, depth: int) -> None:
                 _check(item, depth + 1)
 
 
+def _has_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode()  # many times faster than looking at each character of a long text
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which is no JSON")
 
 
 def _beginning(body: bytes | None) -> str:
-    return repr((body or b"")[:200].decode("utf-8", "replace"))
+    # Masked before it is cut: half a secret would not be known for one.
+    return mask((body or b"")[:20_000].decode("utf-8", "replace"))[:200]
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -8,6 +8,8 @@ agent is known from the connection itself: `Broken.sent`.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import re
 import socket
 import threading
 import time
@@ -21,6 +23,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
 
 IDLE_LIMIT = 30.0
 """Seconds after which an idle connection is not used again: the agent may just be closing it, and a request that
@@ -45,11 +48,12 @@ class Broken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: status, headers, and the body up to the cap (None where it is larger)."""
+    """What came back: status, headers, and the body; None where that is of no use, ``defect`` then says why."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes | None
+    defect: str = ""
 
 
 @dataclass(eq=False)
@@ -59,8 +63,15 @@ class _Guard:
     ends_at: float
     sent: bool = False
     expired: bool = False
+    _done: bool = False
     _socket: socket.socket | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def release(self) -> None:
+        """The answer is read: time no longer matters, and the socket may be another exchange's from now on."""
+        with self._lock:
+            self._done = True
+            self._socket = None
 
     def attach(self, sock: socket.socket | None) -> None:
         """Name the socket to close when time is up."""
@@ -72,6 +83,8 @@ class _Guard:
     def expire(self) -> None:
         """Time is up."""
         with self._lock:
+            if self._done:
+                return
             self.expired = True
             if self._socket is not None:
                 # Of the plain socket: an SSL socket's own shutdown would first send to a peer that may not read.
@@ -140,6 +153,8 @@ class _Guarded:
         if self.sock is None:
             self.connect()
         guard.attach(self.sock)
+        if guard.expired:
+            raise TimeoutError("the deadline passed while connecting")
         guard.sent = True
         super().request(*args, **kwargs)  # type: ignore[misc]  # of the connection this is mixed into
         self._idle_since = time.monotonic()
@@ -163,11 +178,19 @@ class _TlsConnection(_Guarded, HTTPSConnection):
     """https."""
 
 
-class _PlainPool(HTTPConnectionPool):
+class _Releasing:
+    """Mixed into urllib3's pools: a connection that comes back is out of the reach of its exchange's guard."""
+
+    def _put_conn(self, conn: Any) -> None:
+        _guard().release()
+        super()._put_conn(conn)  # type: ignore[misc]  # of the pool this is mixed into
+
+
+class _PlainPool(_Releasing, HTTPConnectionPool):
     ConnectionCls = _PlainConnection
 
 
-class _TlsPool(HTTPSConnectionPool):
+class _TlsPool(_Releasing, HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
@@ -175,6 +198,12 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - requests' signature
+        """No redirect is one: even when told not to follow, requests would read its body whole, past every cap."""
+        return None
 
 
 class Transport:
@@ -186,7 +215,7 @@ class Transport:
 
     def __init__(self, concurrency: int) -> None:
         self._watchdog = _Watchdog()
-        self._session = requests.Session()
+        self._session = _Session()
         # Neither proxies nor .netrc of the machine: agents are reached as agents.yaml says.
         self._session.trust_env = False
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -220,7 +249,7 @@ class Transport:
             _current.guard = guard
             try:
                 return self._exchange(method, url, headers, body, (min(connect, total), min(read, total)), max_bytes)
-            except (requests.RequestException, OSError, ValueError) as error:
+            except (requests.RequestException, HTTPError, http.client.HTTPException, OSError, ValueError) as error:
                 raise _broken(error, guard, total) from error
 
     def _exchange(
@@ -235,11 +264,18 @@ class Transport:
         with self._session.request(
             method, url, headers=dict(headers), data=body, timeout=timeout, allow_redirects=False, stream=True
         ) as response:
-            content: bytes | None = _read(response, max_bytes)
-            guard = _guard()
-            if guard.expired:
+            defect = ""
+            content: bytes | None
+            try:
+                content = _read(response, max_bytes)
+                if content is None:
+                    defect = "larger than max_reply_bytes"
+            except requests.exceptions.ContentDecodingError as error:
+                # Status and headers are whole: a refusal is one, whatever became of its words.
+                content, defect = None, f"not {response.headers.get('Content-Encoding', '')[:50]}: {_reason(error)}"
+            if _guard().expired:
                 raise requests.Timeout("the deadline passed while the answer was read")
-            return Answer(response.status_code, dict(response.headers), content)
+            return Answer(response.status_code, dict(response.headers), content, defect)
 
 
 def _read(response: requests.Response, max_bytes: int) -> bytes | None:
@@ -270,5 +306,5 @@ def _reason(error: BaseException) -> str:
         if inner is None or inner is seen:
             break
         seen = inner
-    text = str(seen).strip() or type(seen).__name__
-    return text.rpartition(": ")[2] if "HTTPConnection" in text or "HTTPSConnection" in text else text
+    # urllib3 begins with the connection or pool it speaks of, as an object.
+    return re.sub(r"^\w+(?:Connection|Pool)\([^)]*\): ", "", str(seen).strip()) or type(seen).__name__

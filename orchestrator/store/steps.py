@@ -70,7 +70,7 @@ _RENEW = text("""
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(task_id text, step int, epoch bigint)
     WHERE tasks.task_id = r.task_id AND tasks.epoch = r.epoch AND tasks.next_step = r.step
       AND tasks.lease_until IS NOT NULL
-    RETURNING tasks.task_id
+    RETURNING tasks.task_id, tasks.epoch
 """)
 
 _SETTLE_LATE = text("""
@@ -140,9 +140,9 @@ class StepPart(Transactions):
         rows = [{"task_id": x.task_id, "step": x.step, "epoch": x.epoch} for x in sorted(leases, key=_by_task)]
         parameters = {"rows": jsonb(rows), "lease_for": lease_for}
         kept = self.transact(
-            lambda connection: {r.task_id for r in connection.execute(_RENEW, parameters)}, durable=False
+            lambda connection: {(r.task_id, r.epoch) for r in connection.execute(_RENEW, parameters)}, durable=False
         )
-        return [lease for lease in leases if lease.task_id not in kept]
+        return [lease for lease in leases if (lease.task_id, lease.epoch) not in kept]
 
     def settle_late(self, key: str, attempt: int, settlement: Settlement) -> bool:
         """Store an answer that came after the lease was lost."""
