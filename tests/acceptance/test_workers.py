@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -71,6 +74,27 @@ def test_a_worker_grows_and_shrinks_by_celerys_own_means(system: System, scripte
     assert "pool will shrink" in celery(system, "control", "pool_shrink", "4")
     wait_for(lambda: pool_size(system) == 1, what="one at once")
     assert worker.running
+
+
+def test_flower_grows_a_worker_for_whoever_may_log_in(system: System) -> None:
+    system.env["FLOWER_BASIC_AUTH"] = "admin:flower-password"
+    system.start_worker(1, "--concurrency", "2")
+    system.start("flower")
+    (name,) = json.loads(celery(system, "inspect", "ping", "--json", "--timeout", "5"))
+    url = f"{system.flower_url}/api/worker/pool/grow/{name}?n=2"
+
+    def status(password: str) -> int:
+        login = base64.b64encode(f"admin:{password}".encode()).decode()
+        request = urllib.request.Request(url, b"", {"Authorization": f"Basic {login}"})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert status("wrong") == 401
+    wait_for(lambda: status("flower-password") == 200, what="Flower knows the worker")
+    assert pool_size(system) >= 4
 
 
 def test_autoscale_follows_the_work(system: System, scripted_agent: ScriptedAgent) -> None:
