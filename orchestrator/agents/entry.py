@@ -36,10 +36,13 @@ def _url(text: str) -> str:
 
 
 def _lookup_url(text: str) -> str:
-    address = _url(text.replace("{key}", "-key-"))
-    if text.count("{key}") != 1:
+    address = expand(text)
+    if address.count("{key}") != 1:
         raise ValueError("must contain {key} once: the place of the idempotency key")
-    return address.replace("-key-", "{key}")
+    _url(address.replace("{key}", "key"))
+    if "{key}" in urlsplit(address).netloc:
+        raise ValueError("{key} belongs into the path, not into the host")
+    return address
 
 
 def _schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +54,8 @@ def _schema(schema: dict[str, Any]) -> dict[str, Any]:
 def _pointers(places: Any) -> dict[str, str]:
     """A list of names, or a mapping of names to places; a bare name is a key at the top."""
     if isinstance(places, list):
+        if not all(isinstance(name, str) for name in places):
+            raise ValueError("a list must hold names only; for places elsewhere write a mapping of names to places")
         places = {name: name for name in places}
     if not isinstance(places, dict):
         raise ValueError("must be a list of names or a mapping of names to places")
@@ -62,6 +67,11 @@ def _pointers(places: Any) -> dict[str, str]:
 
 def _escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
+
+
+def fits_header(secret: str) -> bool:
+    """Whether a secret can go into an HTTP header: printable ASCII that neither begins nor ends with a space."""
+    return secret.isascii() and secret.isprintable() and secret == secret.strip()
 
 
 Url = Annotated[str, AfterValidator(_url)]
@@ -83,9 +93,15 @@ class TimeoutEntry(_Part):
 
     @model_validator(mode="after")
     def _total_is_longest(self) -> TimeoutEntry:
-        if self.connect > self.total:
-            raise ValueError(f"connect ({self.connect:g} s) is longer than total ({self.total:g} s)")
+        for key in ("connect", "read"):
+            # Defaults give way to a short total; only what was written can contradict it.
+            if key in self.model_fields_set and getattr(self, key) > self.total:
+                raise ValueError(f"{key} ({getattr(self, key):g} s) is longer than total ({self.total:g} s)")
         return self
+
+    def timeout(self) -> AgentTimeout:
+        """The times as the flow knows them."""
+        return AgentTimeout(min(self.connect, self.total), min(self.read, self.total), self.total)
 
 
 class RetryEntry(_Part):
@@ -176,7 +192,7 @@ class AgentEntry(_Part):
             side_effects=self.side_effects,
             idempotent=self.idempotent,
             lookup=self.lookup.url if self.lookup else None,
-            timeout=AgentTimeout(**self.timeout.model_dump()),
+            timeout=self.timeout.timeout(),
             retry=RetryPolicy(**self.retry.model_dump()),
             auth=AgentAuth(**self.auth.model_dump()) if self.auth else None,
             health=self.health,

@@ -11,6 +11,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from orchestrator import __version__
+from orchestrator.agents.entry import fits_header
 from orchestrator.agents.reply import DEFAULT_POLL, location, outcome_of_call, outcome_of_poll, plain, retry_after
 from orchestrator.agents.transport import Answer, Broken, Transport
 from orchestrator.domain.agent import AgentAuth, AgentSpec
@@ -184,7 +185,7 @@ class HttpAgentClient:
             raise _NoSecret(str(error)) from error
         if value is None:
             raise _NoSecret(f"its secret {name} is not set")
-        if not value.isprintable() or not value.isascii():
+        if not fits_header(value):
             raise _NoSecret(f"its secret {name} has characters that no header may have")
         mask.add(value)
         with self._lock:

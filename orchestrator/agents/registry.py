@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.agents.entry import AgentEntry
+from orchestrator.agents.entry import AgentEntry, fits_header
 from orchestrator.agents.yaml_file import FileProblem, name_of, read_entries, report, validate
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.ids import digest
@@ -85,7 +85,7 @@ class Registry:
                 problems.append(f"agent {agent.name!r}: auth needs {agent.auth.env}, which is not set")
             elif agent.auth.type == "basic" and ":" not in value:
                 problems.append(f"agent {agent.name!r}: {agent.auth.env} must be user:password")
-            elif not value.isprintable():
+            elif not fits_header(value):
                 problems.append(f"agent {agent.name!r}: {agent.auth.env} has characters that no header may have")
         if problems:
             hint = "Set it in the environment or .env, or name a file by …_FILE; or disable the agent (enabled: false)."

@@ -6,6 +6,7 @@ Shared by agents.yaml and events.yaml. Keys that appear twice are refused: YAML 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,13 @@ from typing import Any, TypeVar
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
+from jsonschema_specifications import REGISTRY as KNOWN_SCHEMAS  # type: ignore[import-untyped]  # it ships no types
 from pydantic import BaseModel, ValidationError
+from referencing import Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
+from orchestrator.errors import ConfigurationError
 from orchestrator.settings import environment_value
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -27,22 +33,34 @@ class FileProblem(ValueError):
     """The file cannot be used as a whole; the message says why, without its path."""
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with keys that must be unique."""
+    """Safe YAML with keys that are texts and unique, and dates that stay texts: what JSON can say."""
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
-        key = str(loader.construct_object(key_node, deep=True))
+        if key_node.tag == _MERGE:
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise FileProblem(f"the key {key!r} is no text; put it in quotes (line {line})")
         if key in seen:
-            line = key_node.start_mark.line + 1
             raise FileProblem(f"the key {key!r} appears twice in one place (line {line})")
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def read_entries(path: Path, top: str) -> list[dict[str, Any]]:
@@ -59,8 +77,13 @@ def read_entries(path: Path, top: str) -> list[dict[str, Any]]:
         raise FileProblem(f"it cannot be read: {error}") from error
     try:
         document = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with unique keys
+        json.dumps(document, allow_nan=False)
+    except FileProblem:
+        raise
     except yaml.YAMLError as error:
         raise FileProblem(f"it is no YAML: {_one_line(error)}") from error
+    except (TypeError, ValueError) as error:
+        raise FileProblem(f"it holds a value that JSON does not have: {error}") from error
     except RecursionError:
         raise FileProblem("it is nested too deeply") from None
     if document is None:
@@ -96,12 +119,18 @@ def expand(text: str) -> str:
 
     def value(found: re.Match[str]) -> str:
         name, default = found.group(1), found.group(2)
-        known = environment_value(name)
+        try:
+            known = environment_value(name)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
         if known is None and default is None:
             raise ValueError(f"${{{name}}} is not set in the environment or .env")
         return known if known is not None else str(default)
 
-    return _VARIABLE.sub(value, text)
+    expanded = _VARIABLE.sub(value, text)
+    if "${" in expanded:
+        raise ValueError(f"{text!r} has a ${{ that is no ${{NAME}} or ${{NAME:-default}}")
+    return expanded
 
 
 def schema_defect(schema: Mapping[str, Any]) -> str | None:
@@ -111,6 +140,23 @@ def schema_defect(schema: Mapping[str, Any]) -> str | None:
     except SchemaError as error:
         place = "".join(f"/{part}" for part in error.absolute_path)
         return f"{error.message[:200]} (at {place or 'the top'})"
+    return _dangling(schema)
+
+
+def _dangling(schema: Mapping[str, Any]) -> str | None:
+    """A ``$ref`` to nothing, or to an address: found here rather than when the first reply is checked."""
+    whole: Resource[Any] = DRAFT202012.create_resource(schema)
+    waiting = [(whole, KNOWN_SCHEMAS.resolver_with_root(whole))]
+    while waiting:
+        resource, resolver = waiting.pop()
+        for keyword in ("$ref", "$dynamicRef"):
+            reference = resource.contents.get(keyword) if isinstance(resource.contents, Mapping) else None
+            try:
+                if isinstance(reference, str):
+                    resolver.lookup(reference)
+            except (Unresolvable, ValueError):
+                return f"{keyword} {reference!r} leads nowhere in this schema; other files are not read"
+        waiting += [(part, resolver.in_subresource(part)) for part in resource.subresources()]
     return None
 
 
