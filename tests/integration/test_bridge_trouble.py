@@ -259,7 +259,7 @@ def test_a_postgresql_set_back_is_filled_again_from_kafka(system: System) -> Non
         execute(system.store, f"DELETE FROM {table} WHERE task_id = ANY(:lost)", lost=lost)
     execute(system.store, "UPDATE offsets SET next_offset = 0")
     successor = start_bridge(system, "successor")
-    assert "PostgreSQL is behind the group" in successor.log_text()
+    system.processes.wait_for_log(successor, "PostgreSQL is behind the group")
     wait_for_accepted(system, len(ids))
     assert_each_taken_once(system.store, ids)
 
