@@ -21,8 +21,12 @@ from orchestrator.worker.names import STEPS_QUEUE
 
 
 def dispatcher_on(url: str) -> CeleryDispatcher:
+    return dispatcher_for(settings_for(url))
+
+
+def dispatcher_for(settings: Settings) -> CeleryDispatcher:
+    """A dispatcher as ``celeryconfig.py`` would have it under these settings."""
     guard_channels()
-    settings = settings_for(url)
     app = Celery("orchestrator", set_as_current=False)
     app.conf.update(
         broker_url=broker.broker_url(settings),
