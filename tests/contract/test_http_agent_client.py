@@ -133,7 +133,7 @@ def test_proxies_of_the_machine_are_not_used(
         (reply({"score": "high"}), NotDone, "reply_invalid", False),
         (oversized(200_000), NotDone, "reply_invalid", False),
         (oversized(200_000, length=False), NotDone, "reply_invalid", False),
-        (oversized(50_000_000, gzip=True), NotDone, "reply_invalid", False),
+        (oversized(5_000_000, gzip=True), NotDone, "reply_invalid", False),
         (malformed('{"status": "failed", "error": {"title": "No"}}'), NotDone, "agent_failed", False),
         (malformed('{"status": "canceled"}'), NotDone, "agent_canceled", False),
         (malformed('{"status": "input_required"}'), NotDone, "agent_input_required", False),
