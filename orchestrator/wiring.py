@@ -11,12 +11,13 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.retry import RetryPolicy
+from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.control import Control
 from orchestrator.flow.ports import Planner
 from orchestrator.flow.step import StepLimits, StepRunner
@@ -135,9 +136,11 @@ def bridge_parts(settings: Settings) -> Iterator[BridgeParts]:
     """Build the bridge's parts, and close them after use.
 
     Raises:
-        ConfigurationError: events.yaml is wrong.
+        ConfigurationError: events.yaml is wrong, or the tables are not there.
     """
     event_types = build_event_types(settings)
+    with suppress(StoreUnavailable):  # the bridge waits for PostgreSQL, and is told then
+        check_database(settings)
     dispatcher = build_dispatcher(settings)
     with closing(build_store(settings, "orchestrator-bridge")) as store, closing(dispatcher):
         yield BridgeParts(store, dispatcher, event_types)

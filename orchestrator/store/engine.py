@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from orchestrator.errors import StoreUnavailable
+from orchestrator.errors import SchemaOutOfDate, StoreUnavailable
 
 Result = TypeVar("Result")
 
@@ -21,6 +21,8 @@ _SERIALIZATION, _DEADLOCK = "40001", "40P01"
 _AWAY_CLASSES = ("08", "53", "57", "58")
 """SQLSTATE classes: connection, insufficient resources, operator intervention (shutdown, time-out), system error."""
 _LOCK_TIMEOUT = "55P03"
+_OUT_OF_DATE = {"42P01", "42703"}
+"""Undefined table, undefined column: the migrations were not run here."""
 
 
 def make_engine(
@@ -78,6 +80,9 @@ def _named_errors() -> Iterator[None]:
         code = getattr(error.orig, "pgcode", None) or ""
         if error.connection_invalidated or code[:2] in _AWAY_CLASSES or code == _LOCK_TIMEOUT or _unreachable(error):
             raise StoreUnavailable(f"PostgreSQL: {str(error.orig).strip()}", hint=_HINT) from error
+        if code in _OUT_OF_DATE:
+            what = str(error.orig).strip().splitlines()[0]
+            raise SchemaOutOfDate(f"PostgreSQL: {what}", hint="Run `orchestrator db upgrade`.") from error
         raise
 
 

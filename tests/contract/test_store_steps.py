@@ -22,7 +22,7 @@ from orchestrator.domain.journal import (
     Wait,
 )
 from orchestrator.domain.task import TaskState, WaitsFor
-from orchestrator.errors import LeaseLost, StoreUnavailable
+from orchestrator.errors import LeaseLost, SchemaOutOfDate, StoreUnavailable
 from orchestrator.store import PostgresStore, make_engine
 from tests.support.store_world import AT_ONCE, LEASE, STALL, StoreWorld
 
@@ -233,3 +233,11 @@ def test_a_database_that_is_away_is_told() -> None:
     with pytest.raises(StoreUnavailable):
         away.claim("t-1", 1, "w", LEASE)
     away.close()
+
+
+def test_a_database_without_tables_is_told(empty_database_url: str) -> None:
+    empty = PostgresStore(make_engine(empty_database_url))
+    with pytest.raises(SchemaOutOfDate, match="does not exist") as caught:
+        empty.claim("t-1", 1, "w", LEASE)
+    assert "orchestrator db upgrade" in (caught.value.hint or "")
+    empty.close()

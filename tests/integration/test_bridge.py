@@ -211,7 +211,6 @@ def test_wrong_settings_are_named(system: System, env: Mapping[str, Any], said: 
     assert "Traceback" not in bridge.log_text()
 
 
-@pytest.mark.xfail(strict=True, reason="the bridge does not check the tables at its start, and ends with a traceback")
 def test_a_database_without_tables_is_told(system: System, empty_database_url: str) -> None:
     bridge = system.start_one("bridge", DATABASE_URL=empty_database_url)
     assert ended(bridge) == 2
