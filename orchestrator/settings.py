@@ -142,6 +142,9 @@ class Settings(BaseModel):
 
     # -- agents and events
     agents_file: Path = _setting("ORCHESTRATOR_AGENTS", Path("agents.yaml"), doc="The registry of agents.")
+    agents_ca: Path | None = _setting(
+        "ORCHESTRATOR_AGENTS_CA", None, doc="CA certificates (PEM) for agents over https; default: the public ones."
+    )
     events_file: Path | None = _setting(
         "ORCHESTRATOR_EVENTS", None, doc="Event types; without it every event merges as it is."
     )

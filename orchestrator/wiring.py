@@ -98,10 +98,10 @@ def build_event_types(settings: Settings) -> EventTypeRegistry:
 
 
 def build_agent_client(settings: Settings) -> HttpAgentClient:
-    """Calls agents over HTTP."""
+    """Calls agents over HTTP. Raises `ConfigurationError` where the CA file cannot be read."""
     from orchestrator.agents import HttpAgentClient
 
-    return HttpAgentClient(concurrency=settings.concurrency)
+    return HttpAgentClient(concurrency=settings.concurrency, ca_file=settings.agents_ca)
 
 
 def build_planner(settings: Settings) -> Planner:
@@ -178,6 +178,7 @@ def check_worker(settings: Settings) -> None:
         StoreUnavailable: PostgreSQL is away for now; all else is right.
     """
     build_agents(settings).check_secrets()
+    build_agent_client(settings).close()
     build_event_types(settings)
     build_planner(settings)
     check_database(settings)

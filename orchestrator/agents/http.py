@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -41,15 +43,31 @@ class _NoSecret(Exception):
     """The agent's secret is not set; the message names the setting."""
 
 
+def _check_ca(path: Path) -> None:
+    try:
+        ssl.create_default_context(cafile=str(path))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"ORCHESTRATOR_AGENTS_CA={path} cannot be used: {error}",
+            hint="It names a PEM file that this user may read.",
+        ) from error
+
+
 class HttpAgentClient:
     """Implements `orchestrator.flow.ports.AgentClient`. Safe to share between threads.
 
     Args:
         concurrency: calls at once; as many connections are kept to one host.
+        ca_file: CA certificates (PEM) that https agents are checked by; None takes the public ones.
+
+    Raises:
+        ConfigurationError: the CA file cannot be read.
     """
 
-    def __init__(self, concurrency: int) -> None:
-        self._transport = Transport(concurrency)
+    def __init__(self, concurrency: int, ca_file: Path | None = None) -> None:
+        if ca_file is not None:
+            _check_ca(ca_file)
+        self._transport = Transport(concurrency, ca_file)
         self._secrets: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()
 

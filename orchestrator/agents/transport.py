@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -211,13 +212,15 @@ class Transport:
 
     Args:
         concurrency: exchanges at once; as many connections to one host are kept.
+        ca_file: CA certificates that https servers are checked by; None takes the public ones.
     """
 
-    def __init__(self, concurrency: int) -> None:
+    def __init__(self, concurrency: int, ca_file: Path | None = None) -> None:
         self._watchdog = _Watchdog()
         self._session = _Session()
         # Neither proxies nor .netrc of the machine: agents are reached as agents.yaml says.
         self._session.trust_env = False
+        self._session.verify = True if ca_file is None else str(ca_file)
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers.clear()
         adapter = _Adapter(pool_connections=100, pool_maxsize=max(1, concurrency), max_retries=0)

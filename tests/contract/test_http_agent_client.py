@@ -6,6 +6,7 @@ import base64
 import email.utils
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from orchestrator.agents import HttpAgentClient
 from orchestrator.domain.agent import AgentAuth, AgentSpec, AgentTimeout
 from orchestrator.domain.delegation import NeverReceived, NotDone, OutcomeUnknown, Replied, StillRunning
 from orchestrator.domain.ids import idempotency_key, traceparent
+from orchestrator.errors import ConfigurationError
 from orchestrator.flow.ports import AgentRequest
 from orchestrator.logs import mask
 from tests.support.agents import (
@@ -32,6 +34,7 @@ from tests.support.agents import (
     redirect,
     reply,
 )
+from tests.support.secured import CA, OTHER_CA, Door, tls
 
 REQUEST = AgentRequest("größe/1", 3, idempotency_key("größe/1", 3, 0, "score", {"n": 1}), "Score it", {"n": 1})
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"]}
@@ -292,3 +295,20 @@ def test_health(client: HttpAgentClient, scripted_agent: ScriptedAgent) -> None:
     assert client.check(agent("http://127.0.0.1:1", health=ill)) == (False, f"answered 503 at {ill}")
     assert not client.check(agent("http://127.0.0.1:1", health="http://127.0.0.1:1/health"))[0]
     assert client.check(agent("http://127.0.0.1:1"))[0]
+
+
+def test_an_https_agent_is_checked_by_our_ca(scripted_agent: ScriptedAgent) -> None:
+    scripted_agent.script("/score", reply({"score": 1}))
+    with Door(scripted_agent.base_url.removeprefix("http://"), tls) as door:
+        spec = agent(f"https://{door.address}/score")
+        for ca, trusted in ((CA, True), (OTHER_CA, False)):
+            client = HttpAgentClient(concurrency=1, ca_file=ca)
+            outcome = client.call(spec, REQUEST)
+            client.close()
+            assert isinstance(outcome, Replied if trusted else NotDone), outcome
+    assert len(scripted_agent.ledger().posts("/score")) == 1
+
+
+def test_a_ca_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="ORCHESTRATOR_AGENTS_CA"):
+        HttpAgentClient(concurrency=1, ca_file=tmp_path / "missing.pem")
