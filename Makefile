@@ -34,7 +34,7 @@ dev: setup ## The same, and stay up until Ctrl-C
 
 .PHONY: test
 test: setup ## Run every test
-	$(IN)python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(IN)python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: setup ## Check style and import contracts

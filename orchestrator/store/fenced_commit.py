@@ -286,7 +286,10 @@ class FencedCommit:
                 raise AssertionError("GoOn moves nothing")
 
     def _end_step(self, move: _Move) -> None:
-        failed = move.step_state == "failed" or (move.step_state == "open" and move.state is TaskState.WAITING)
+        # An open step that waits for an event or an agent has nothing wrong; one that waits for a retry has.
+        failed = move.step_state == "failed" or (
+            move.step_state == "open" and move.state is TaskState.WAITING and move.reason_code is not None
+        )
         self.connection.execute(
             _END_STEP,
             self.keys

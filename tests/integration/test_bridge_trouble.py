@@ -50,7 +50,7 @@ def assert_each_published(system: System, ids: list[str]) -> None:
     """Each first update reached Kafka; where it came twice, with the same update_id."""
     wait_for(lambda: unpublished(system.store) == 0, 60.0, "all updates are published")
     seen: dict[str, set[str]] = {}
-    for update in system.read("task-updates", len(ids)):
+    for update in system.read("task-updates", len(ids), counted_by=lambda update: update["task_id"]):
         seen.setdefault(update["task_id"], set()).add(update["update_id"])
     assert {task_id: len(update_ids) for task_id, update_ids in seen.items()} == dict.fromkeys(ids, 1)
 

@@ -196,6 +196,7 @@ def test_an_event_of_another_type_is_merged_and_the_wait_goes_on_without_asking_
     assert world.data()["seen_by"] == "ann"
     assert len(world.asked) == 1
     assert world.store.task("t-1").waits_for is WaitsFor.EVENT
+    assert world.store.history("t-1")[-1].step.error is None
 
     world.take(EventMessage("t-1", {"b": 2}, "approved"))
     assert world.run(2).outcome == "completed"
