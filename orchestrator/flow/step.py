@@ -185,6 +185,9 @@ def _wait_not_over(turn: Turn, history: Sequence[HistoryEntry]) -> Wait | None:
     wanted = decision.details.get("event_type")
     if wanted is None or wanted in turn.came or (due_at is not None and now() >= due_at):
         return None
+    if dict(turn.task.wait) != dict(decision.details):
+        # The wait was over once already (the planner was away then): what it was for may be merged long since.
+        return None
     return Wait(WaitsFor.EVENT, due_at, decision.details, same_step=True, reason=decision.reason)
 
 

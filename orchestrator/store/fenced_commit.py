@@ -35,7 +35,7 @@ from orchestrator.store.rows import changes_to_json, context_of, delegation_of, 
 
 _FENCE = text("""
     SELECT state, cancel_requested, paused, priority, source, wait, reason FROM tasks
-    WHERE task_id = :task_id AND epoch = :epoch AND next_step = :step
+    WHERE task_id = :task_id AND epoch = :epoch AND lease_owner = :owner AND next_step = :step
       AND state NOT IN ('completed', 'failed', 'canceled')
     FOR UPDATE
 """)
@@ -53,6 +53,8 @@ _UPSERT_STEP = text("""
     SELECT task_id, :step, 'open', version FROM task_contexts WHERE task_id = :task_id
     ON CONFLICT (task_id, step_number) DO NOTHING
 """)
+
+_RECORDED = text("SELECT decision FROM steps WHERE task_id = :task_id AND step_number = :step")
 
 _DECIDE = text("""
     UPDATE steps SET decision = CAST(:decision AS jsonb), reason = :reason, model = :model,
@@ -97,6 +99,7 @@ _WRITE_CONTEXT = text("""
     WITH kept AS (
         INSERT INTO context_versions (task_id, version, step, changes)
         VALUES (:task_id, :version, :step, CAST(:changes AS jsonb))
+        ON CONFLICT DO NOTHING
     )
     UPDATE task_contexts SET context = CAST(:context AS jsonb), version = :version, origins = CAST(:origins AS jsonb),
         updated_at = now()
@@ -144,8 +147,11 @@ class _Move:
 
 
 def fence_of(lease: Lease) -> dict[str, Any]:
-    """A lease as the parameters that fence a write."""
-    return {"task_id": lease.task_id, "epoch": lease.epoch, "step": lease.step}
+    """A lease as the parameters that fence a write.
+
+    The owner is part of it, since PostgreSQL may forget a claim in a crash and then hand out the same epoch again.
+    """
+    return {"task_id": lease.task_id, "epoch": lease.epoch, "step": lease.step, "owner": lease.owner}
 
 
 class FencedCommit:
@@ -171,6 +177,8 @@ class FencedCommit:
                 task_id=self.lease.task_id,
             )
         then = self.commit.then
+        if isinstance(then, GoOn) and self._was_written():
+            return self._committed(TaskState(task.state), task)
         events = self._unmerged_events() if isinstance(then, Complete | Wait) else []
         if isinstance(then, Complete) and events:
             return self._committed(TaskState(task.state), task, late_events=tuple(events))
@@ -203,6 +211,13 @@ class FencedCommit:
             paused=task.paused,
             late_events=late_events,
         )
+
+    def _was_written(self) -> bool:
+        """Whether this very decision is on record: its commit came through, but the word of it was lost."""
+        if self.commit.decision is None:
+            return False
+        recorded = self.connection.execute(_RECORDED, self.keys).scalar_one_or_none()
+        return recorded is not None and recorded == self.commit.decision.to_json()
 
     def _unmerged_events(self) -> list[PendingEvent]:
         # A statement of its own, after the lock: it sees every event accepted before we got the lock.

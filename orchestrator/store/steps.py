@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -62,15 +63,17 @@ _NOT_CLAIMED = text("SELECT state, paused, next_step, lease_until >= now() AS he
 
 _RELEASE = text("""
     UPDATE tasks SET lease_owner = NULL, lease_until = NULL, due_at = :retry_at, updated_at = now()
-    WHERE task_id = :task_id AND epoch = :epoch AND next_step = :step AND state = 'processing'
+    WHERE task_id = :task_id AND epoch = :epoch AND lease_owner = :owner AND next_step = :step
+      AND state = 'processing'
 """)
 
 _RENEW = text("""
     UPDATE tasks SET lease_until = now() + CAST(:lease_for AS interval), due_at = now() + CAST(:lease_for AS interval)
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(task_id text, step int, epoch bigint)
-    WHERE tasks.task_id = r.task_id AND tasks.epoch = r.epoch AND tasks.next_step = r.step
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(task_id text, step int, epoch bigint, owner text)
+    WHERE tasks.task_id = r.task_id AND tasks.epoch = r.epoch AND tasks.lease_owner = r.owner
+      AND tasks.next_step = r.step
       AND tasks.lease_until IS NOT NULL
-    RETURNING tasks.task_id, tasks.epoch
+    RETURNING tasks.task_id, tasks.lease_owner
 """)
 
 _SETTLE_LATE = text("""
@@ -93,6 +96,7 @@ class StepPart(Transactions):
 
     def claim(self, task_id: str, step: int, owner: str, lease_for: timedelta) -> Claim | NotClaimed:
         """Take the lease and load what the step needs."""
+        owner = f"{owner}:{secrets.token_hex(4)}"  # of this claim alone, see `fence_of`
         parameters = {"task_id": task_id, "step": step, "owner": owner, "lease_for": lease_for}
 
         def work(connection: Connection) -> Claim | NotClaimed:
@@ -137,12 +141,13 @@ class StepPart(Transactions):
         """Prolong leases; returns those that were lost."""
         if not leases:
             return []
-        rows = [{"task_id": x.task_id, "step": x.step, "epoch": x.epoch} for x in sorted(leases, key=_by_task)]
+        rows = [fence_of(lease) for lease in sorted(leases, key=_by_task)]
         parameters = {"rows": jsonb(rows), "lease_for": lease_for}
         kept = self.transact(
-            lambda connection: {(r.task_id, r.epoch) for r in connection.execute(_RENEW, parameters)}, durable=False
+            lambda connection: {(r.task_id, r.lease_owner) for r in connection.execute(_RENEW, parameters)},
+            durable=False,
         )
-        return [lease for lease in leases if (lease.task_id, lease.epoch) not in kept]
+        return [lease for lease in leases if (lease.task_id, lease.owner) not in kept]
 
     def settle_late(self, key: str, attempt: int, settlement: Settlement) -> bool:
         """Store an answer that came after the lease was lost."""

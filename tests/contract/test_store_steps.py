@@ -96,7 +96,33 @@ def test_a_decision_is_recorded_once(store_world: StoreWorld) -> None:
     claim = store_world.claim()
     store_world.decide(claim)
     with pytest.raises(AssertionError, match="already has a decision"):
-        store_world.decide(claim, key="key-2")
+        store_world.decide(claim, agent="another", key="key-2")
+
+
+def test_a_commit_whose_answer_was_lost_may_be_repeated(store_world: StoreWorld) -> None:
+    store_world.task()
+    claim = store_world.claim()
+    first = store_world.decide(claim)
+    again = store_world.decide(claim)
+    assert again.delegations == first.delegations
+    assert again.delegations[0].attempts == 1
+    store_world.end(claim, NextStep(), b=1)
+    with pytest.raises(LeaseLost):
+        store_world.end(claim, NextStep(), b=1)
+    assert store_world.store.context("t-1").version == 2
+
+
+def test_an_epoch_that_postgresql_forgot_and_gave_again_is_fenced(store_world: StoreWorld) -> None:
+    """A claim need not wait for the disk: a crash of PostgreSQL may take it back, and the next has its epoch."""
+    store_world.task()
+    forgotten = store_world.claim()
+    store_world.sql("UPDATE tasks SET epoch = 0, lease_owner = NULL, lease_until = NULL, state = 'received'")
+    second = store_world.claim()
+    assert second.lease.epoch == forgotten.lease.epoch
+    with pytest.raises(LeaseLost):
+        store_world.decide(forgotten)
+    assert store_world.store.renew([forgotten.lease, second.lease], LEASE) == [forgotten.lease]
+    store_world.decide(second)
 
 
 def test_a_finished_step_is_journaled_with_its_reply(store_world: StoreWorld) -> None:

@@ -200,3 +200,19 @@ def test_an_event_of_another_type_is_merged_and_the_wait_goes_on_without_asking_
 
     world.take(EventMessage("t-1", {"b": 2}, "approved"))
     assert world.run(2).outcome == "completed"
+
+
+def test_a_wait_that_is_over_stays_over_though_the_planner_was_away(world: World) -> None:
+    world.answers = [
+        Decision(DecisionKind.WAIT_FOR_EVENT, "needs approval", USAGE, details={"event_type": "approved"}),
+        PlannerUnavailable("away"),
+        Decision(DecisionKind.FAIL, "gave up", USAGE, details={"code": "no_use"}),
+    ]
+    world.submit("b", "c")
+    assert world.run().outcome == "waiting"
+    world.take(EventMessage("t-1", {"b": 2}, "approved"))
+    assert world.run(2).outcome == "waiting"
+    assert world.store.task("t-1").waits_for is WaitsFor.RETRY
+    world.take(EventMessage("t-1", {"note": 1}, "note"))
+    world.run_until_it_moves_on(2)
+    assert len(world.asked) == 3
