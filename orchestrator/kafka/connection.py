@@ -19,6 +19,7 @@ from kafka.errors import (
     KafkaConfigurationError,
     KafkaError,
     SaslAuthenticationFailedError,
+    UnsupportedCodecError,
     UnsupportedSaslMechanismError,
 )
 from kafka.net.compat import KafkaNetClient
@@ -176,6 +177,11 @@ def as_our_error(settings: Settings, error: KafkaError) -> ConfigurationError | 
         )
     if isinstance(error, KafkaConfigurationError):
         return ConfigurationError(f"Kafka's settings do not fit together: {error}", hint="See KAFKA_… in the settings.")
+    if isinstance(error, UnsupportedCodecError):
+        return KafkaUnavailable(
+            f"a record is compressed in a way that is not installed here: {error}",
+            hint="Its partition waits. pip install 'kafka-python[snappy,lz4,zstd]', and start the bridge again.",
+        )
     return KafkaUnavailable(
         f"Kafka at {servers} cannot be used: {why_unreachable(settings) or error}",
         hint=_HINT,

@@ -16,7 +16,7 @@ from orchestrator.errors import NotAllowed
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.published import update_body
 from orchestrator.store.read import load_context, not_found
-from orchestrator.store.rows import changes_to_json, origin_to_json, step_of, task_of
+from orchestrator.store.rows import changes_of, changes_to_json, origin_to_json, step_of, task_of
 
 _LOCK = text("SELECT *, coalesce(lease_until >= now(), false) AS held FROM tasks WHERE task_id = :task_id FOR UPDATE")
 _STEP = text("SELECT * FROM steps WHERE task_id = :task_id AND step_number = :step")
@@ -24,10 +24,13 @@ _NEWEST_STEP = text("SELECT coalesce(max(step_number), 0) FROM steps WHERE task_
 _OPEN_AGAIN = text("""
     UPDATE steps SET state = 'open', finished_at = NULL, attempts = 0 WHERE task_id = :task_id AND step_number = :step
 """)
+# An agent that answered what cannot be used may have acted: it is called again only if it says that this is safe.
 _SEND_AGAIN = text("""
-    UPDATE delegations SET state = 'pending', finished_at = NULL
+    UPDATE delegations SET state = CASE WHEN error_code = 'reply_invalid' THEN 'unknown' ELSE 'pending' END,
+        finished_at = NULL
     WHERE task_id = :task_id AND step_number = :step AND state = 'failed'
 """)
+_LATER = text("SELECT changes FROM context_versions WHERE task_id = :task_id AND version > :version ORDER BY version")
 _SUPERSEDE = text("UPDATE steps SET superseded = true WHERE task_id = :task_id AND step_number >= :step")
 _RESTART = text("""
     UPDATE tasks SET state = 'processing', waits_for = NULL, wait = '{}', next_step = :next_step, epoch = epoch + 1,
@@ -151,7 +154,10 @@ class ControlPart(Transactions):
         origin = Origin("person", who, datetime.now(UTC))
         current = load_context(connection, task_id)
         before = load_context(connection, task_id, version)
-        target = before.apply([Change(name, value, origin) for name, value in edits.items()])
+        # Going back undoes what the task did, not what the world told it meanwhile.
+        later = connection.execute(_LATER, {"task_id": task_id, "version": version})
+        told = [one for row in later for one in changes_of(row.changes) if one.origin.kind == "event"]
+        target = before.apply([*told, *(Change(name, value, origin) for name, value in edits.items())])
         changes = current.changes_to(target, origin)
         context = current.apply(changes)
         if context is current:

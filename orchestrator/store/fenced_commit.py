@@ -64,7 +64,7 @@ _DECIDE = text("""
 """)
 
 _END_STEP = text("""
-    UPDATE steps SET state = :state, attempts = attempts + 1, result_version = coalesce(:version, base_version),
+    UPDATE steps SET state = :state, attempts = attempts + :counts, result_version = coalesce(:version, base_version),
         error_code = :error_code, error = :error,
         finished_at = CASE WHEN :state = 'open' THEN NULL ELSE now() END
     WHERE task_id = :task_id AND step_number = :step
@@ -310,6 +310,8 @@ class FencedCommit:
             self.keys
             | {
                 "state": move.step_state,
+                # Going back to the same wait for an event is no attempt: attempts bound how often a model is asked.
+                "counts": 0 if move.waits_for is WaitsFor.EVENT and move.step_state == "open" else 1,
                 "version": self.commit.context.version if self.commit.context else None,
                 "error_code": move.reason_code if failed else None,
                 "error": move.reason if failed else None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.domain.context import Context
+from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.journal import Complete, Fail, NextStep, Settlement, StepCommit, StepState, Wait
 from orchestrator.domain.task import TaskState, WaitsFor
@@ -53,6 +54,35 @@ def test_a_rerun_opens_a_new_number_from_the_earlier_context(store_world: StoreW
     assert context.origins["x"].kind == "person"
     assert [entry.step.superseded for entry in store_world.store.history("t-1")] == [True, True]
     assert store_world.claim(3).step is None
+
+
+def test_a_retry_of_an_agent_that_answered_rubbish_is_no_licence_to_call_it_again(store_world: StoreWorld) -> None:
+    """It answered, so it may have acted: the flow sends again only to agents that say that this is safe."""
+    store_world.task()
+    claim = store_world.claim()
+    store_world.decide(claim)
+    failed = Settlement(0, DelegationState.FAILED, error_code="reply_invalid", error="not JSON")
+    store_world.store.commit(claim.lease, StepCommit(Fail("reply_invalid", "not JSON"), settlements=(failed,)))
+    store_world.store.retry("t-1", **WHO)
+    assert store_world.claim().delegations[0].state is DelegationState.UNKNOWN
+
+
+def test_a_rerun_keeps_what_events_told(store_world: StoreWorld) -> None:
+    store_world.task("t-1", "a", "b")
+    store_world.event("t-1", approved=True)
+    store_world.decide(first := store_world.claim())
+    changes = (change("a", 1, 1), Change("approved", True, Origin("event", "note", datetime.now(UTC))))
+    store_world.store.commit(
+        first.lease,
+        StepCommit(
+            NextStep(),
+            context=first.context.apply(changes),
+            changes=changes,
+            merged_events=tuple(event.inbox_id for event in first.events),
+        ),
+    )
+    store_world.store.rerun("t-1", 1, {}, **WHO)
+    assert store_world.store.context("t-1").collected_data == {"approved": True}
 
 
 def test_what_does_not_fit_the_state_is_refused(store_world: StoreWorld) -> None:

@@ -216,3 +216,18 @@ def test_a_wait_that_is_over_stays_over_though_the_planner_was_away(world: World
     world.take(EventMessage("t-1", {"note": 1}, "note"))
     world.run_until_it_moves_on(2)
     assert len(world.asked) == 3
+
+
+def test_events_that_end_no_wait_use_up_none_of_the_planners_attempts(world: World) -> None:
+    world.answers = [
+        Decision(DecisionKind.WAIT_FOR_EVENT, "needs approval", USAGE, details={"event_type": "approved"}),
+        PlannerUnavailable("away"),
+    ]
+    world.submit("b", "c")
+    assert world.run().outcome == "waiting"
+    for number in range(5):
+        world.take(EventMessage("t-1", {"note": number}, "note"))
+        assert world.run(2).outcome == "waiting"
+    world.take(EventMessage("t-1", {"b": 2}, "approved"))
+    assert world.run(2).outcome == "waiting"
+    assert world.store.task("t-1").waits_for is WaitsFor.RETRY
