@@ -11,7 +11,6 @@ Raise `PROMPT_VERSION` with every change of wording: it is kept with each decisi
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.flow.ports import PlanRequest
+from orchestrator.llm.data_text import fit, section, wrap
 
 PROMPT_VERSION = "1"
 
@@ -80,21 +80,21 @@ def build_prompt(request: PlanRequest) -> Prompt:
     """The prompt for the next decision of this task."""
     context = request.context
     sections = [
-        _section("task", {"description": request.description}, DESCRIPTION_CHARS),
-        _section(
+        section("task", {"description": request.description}, DESCRIPTION_CHARS),
+        section(
             "fields",
             {"required": list(context.required_fields), "missing": list(context.missing_fields)},
             FIELDS_CHARS,
         ),
-        _section("collected_data", _collected(request), DATA_CHARS),
+        section("collected_data", _collected(request), DATA_CHARS),
         f"Steps so far, oldest first. `ref` names a delegation for `record`.\n{_history(request.history)}",
     ]
     if request.event_types:
-        sections.append(_section("event_types", _event_types(request.event_types), EVENT_TYPES_CHARS))
+        sections.append(section("event_types", _event_types(request.event_types), EVENT_TYPES_CHARS))
     if request.complaints:
         sections.append(
             "Your earlier answers to this very question could not be used. What was wrong with them:\n"
-            + _section("complaints", list(request.complaints), COMPLAINTS_CHARS)
+            + section("complaints", list(request.complaints), COMPLAINTS_CHARS)
         )
     sections.append(_question(request))
     return Prompt(SYSTEM, "\n\n".join(sections))
@@ -146,11 +146,11 @@ def _history(history: Sequence[HistoryEntry]) -> str:
     room = HISTORY_CHARS
     shown: list[str] = []
     for entry in reversed(entries[left_out:]):
-        text = _fit(_entry(entry), max(_LEAST_ENTRY_CHARS, min(_ENTRY_CHARS, room // 2)))
+        text = fit(_entry(entry), max(_LEAST_ENTRY_CHARS, min(_ENTRY_CHARS, room // 2)))
         room = max(0, room - len(text))
         shown.append(text)
     lines = [*([json.dumps(f"… {left_out} earlier steps left out")] if left_out else []), *reversed(shown)]
-    return _wrap("history", "[" + ",\n".join(lines) + "]")
+    return wrap("history", "[" + ",\n".join(lines) + "]")
 
 
 def _entry(entry: HistoryEntry) -> dict[str, Any]:
@@ -176,64 +176,3 @@ def _delegation(one: Delegation) -> dict[str, Any]:
     if one.error:
         shown["error"] = f"{one.error_code}: {one.error}"
     return shown
-
-
-# -- data that can neither forge a delimiter nor outgrow its room ---------------------------------------------------
-
-_LIMITS = ((20_000, 400), (5_000, 150), (1_500, 60), (400, 25), (120, 10), (40, 4))
-"""How long a text and how many items may be, tried in turn until a section fits."""
-
-_UNSAFE = re.compile("[<>&\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]")
-"""Delimiters, and characters that hide or reorder text."""
-
-
-def _section(name: str, value: Any, room: int) -> str:
-    return _wrap(name, _fit(value, room))
-
-
-def _wrap(name: str, text: str) -> str:
-    return f'<data name="{name}">\n{text}\n</data>'
-
-
-def _fit(value: Any, room: int) -> str:
-    """The value as JSON of at most about ``room`` characters, cut where it must be."""
-    text = _as_json(value)
-    for characters, items in _LIMITS:
-        if len(text) <= room:
-            return text
-        text = _as_json(_shorten(value, characters, items))
-    if len(text) <= room:
-        return text
-    # Deeply nested: half of the room, since escaping the cut JSON as a text may double it.
-    return _as_json(_cut(json.dumps(value, ensure_ascii=False, default=str), room // 2))
-
-
-def _as_json(value: Any) -> str:
-    return _UNSAFE.sub(_escaped, json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _escaped(found: re.Match[str]) -> str:
-    character = found.group()
-    if "\ud800" <= character <= "\udfff":
-        return "\\ufffd"  # half a character cannot be sent as UTF-8
-    return json.dumps(character)[1:-1] if ord(character) > 0x7E else f"\\u{ord(character):04x}"
-
-
-def _shorten(value: Any, characters: int, items: int) -> Any:
-    if isinstance(value, str):
-        return _cut(value, characters)
-    if isinstance(value, Mapping):
-        kept = {
-            _cut(str(key), characters): _shorten(item, characters, items) for key, item in list(value.items())[:items]
-        }
-        return kept | ({"…": f"{len(value) - items} keys more"} if len(value) > items else {})
-    if isinstance(value, list | tuple):
-        shortened = [_shorten(item, characters, items) for item in value[:items]]
-        return shortened + ([f"… {len(value) - items} items more"] if len(value) > items else [])
-    if isinstance(value, int | float) and not isinstance(value, bool) and len(str(value)) > characters:
-        return _cut(str(value), characters)
-    return value
-
-
-def _cut(text: str, characters: int) -> str:
-    return text if len(text) <= characters else f"{text[:characters]}… [{len(text) - characters} characters more]"
