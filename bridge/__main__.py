@@ -19,7 +19,7 @@ from bridge.dead_letter import BadInARow
 from bridge.decode import Decoder
 from bridge.intake import BatchIntake
 from bridge.updates import Publisher
-from orchestrator import __version__, logs
+from orchestrator import __version__, fault_points, logs
 from orchestrator.errors import ConfigurationError, OrchestratorError, TooManyBadRecords
 from orchestrator.flow.accept import Accept
 from orchestrator.settings import Settings, get_settings
@@ -35,6 +35,7 @@ def main() -> int:
     try:
         settings = get_settings()
         logs.configure(settings)
+        fault_points.arm(settings.faults, settings.faults_folder)
         stop = _stop_on_signals()
         with bridge_parts(settings) as parts:
             _run(settings, parts, stop)

@@ -14,6 +14,7 @@ from bridge.dead_letter import BadInARow
 from bridge.decode import Decoder
 from orchestrator.domain.message import Record
 from orchestrator.errors import ConfigurationError, RetryableError
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.accept import Accept, Accepted
 from orchestrator.flow.ports import Intake, Invalid, Received
 
@@ -45,9 +46,12 @@ class BatchIntake:
         waiting = [Received(record, self._decoder.decode(record)) for record in records]
         while waiting:
             size = min(_fitting_bytes(waiting), self._bad_in_a_row.fitting(waiting))
+            reach(FaultPoint.BRIDGE_DECODED)
             batch, accepted = self._commit(waiting[:size])
+            reach(FaultPoint.BRIDGE_COMMITTED)
             waiting = waiting[size:]
             safe([item.record for item in batch])
+            reach(FaultPoint.BRIDGE_OFFSETS_SENT)
             accepted.ring()
             outcomes.update(item.outcome for item in accepted.taken)
             _tell(batch, accepted)

@@ -18,6 +18,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLarg
 
 from orchestrator.domain.ids import header_safe
 from orchestrator.errors import OrchestratorError
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import OutboxRow, OutboxStore
 from orchestrator.kafka.connection import as_our_error, open_producer
 from orchestrator.kafka.topics import ensure_topics
@@ -125,6 +126,7 @@ class Publisher:
 
     def _publish_wave(self, wave: Sequence[OutboxRow]) -> None:
         producer = self._get_producer()
+        reach(FaultPoint.OUTBOX_READ)
         sent = [(row, self._send(producer, row, _value(row, self._settings.max_message_bytes))) for row in wave]
         confirmed: list[int] = []
         failure: KafkaError | None = None
@@ -134,6 +136,7 @@ class Publisher:
                 confirmed.append(row.id)
             except KafkaError as error:
                 failure = error
+        reach(FaultPoint.OUTBOX_SENT)
         if confirmed:
             self._outbox.mark_published(confirmed)
         if failure is not None:

@@ -26,7 +26,8 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     │   ├── DeadLetterNotFound      no dead letter has this id
     │   └── NotAllowed              what a person asked for does not fit the task's state
     ├── LeaseLost                   another worker took the task over; nothing of ours was written
-    └── StepFailed                  a step ended with its task failed: how Flower is told, the journal has the rest
+    ├── StepFailed                  a step ended with its task failed: how Flower is told, the journal has the rest
+    └── InjectedFault               a test armed a fault point with ``raise``; never in production
 """
 
 from __future__ import annotations
@@ -204,3 +205,9 @@ class StepFailed(OrchestratorError):
     """A step ended with its task failed: raised by the Celery task, so that Flower shows a failure with its reason."""
 
     code = "step_failed"
+
+
+class InjectedFault(OrchestratorError):
+    """A fault point that a test armed with ``raise``: stands for a defect of ours at that place."""
+
+    code = "injected_fault"

@@ -205,6 +205,14 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = _setting(
         "ORCHESTRATOR_LOG_FORMAT", "text", doc="Lines for people, or one JSON object a line."
     )
+    faults: str | None = _setting(
+        "ORCHESTRATOR_FAULTS",
+        None,
+        doc="For tests only: lets a process die or pause at named places (`orchestrator/fault_points.py`).",
+    )
+    faults_folder: Path | None = _setting(
+        "ORCHESTRATOR_FAULTS_FOLDER", None, doc="For tests only: where fired faults leave their marks."
+    )
     flower_port: int = _setting("FLOWER_PORT", 5555, doc="Where Flower listens.", ge=1, le=65_535)
     flower_address: str = _setting("FLOWER_ADDRESS", "127.0.0.1", doc="Address that Flower listens on.")
     flower_basic_auth: SecretStr | None = _setting(

@@ -15,6 +15,7 @@ from orchestrator.cli.output import Output, ago, shortened
 from orchestrator.cli.values import read_bytes
 from orchestrator.domain.message import Record
 from orchestrator.errors import NotAllowed
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import DeadLetter
 
 
@@ -108,6 +109,7 @@ def replay(out: Output, letter_id: int, path: str | None, again: bool, who: str,
             )
         value = record.value if path is None else read_bytes(path)
         parts.produce(record.topic, record.key, value, record.headers)
+        reach(FaultPoint.DEAD_LETTER_PRODUCED, letter.task_id or "")
         store.mark_replayed(letter_id, who=who, why=why)
     edited = path is not None
     if out.as_json:

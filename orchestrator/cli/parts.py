@@ -36,10 +36,11 @@ def settings() -> Settings:
     Raises:
         ConfigurationError: one of them is missing or wrong.
     """
-    from orchestrator import logs
+    from orchestrator import fault_points, logs
     from orchestrator.settings import get_settings
 
     found = get_settings()
+    fault_points.arm(found.faults, found.faults_folder)
     if "log_level" in found.model_fields_set:
         logs.configure(found)
         return found

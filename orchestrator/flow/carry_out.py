@@ -21,6 +21,7 @@ from orchestrator.domain.journal import (
     StepCommit,
 )
 from orchestrator.domain.pointer import PointerError, resolve
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.delegate import Exchange, found_unsendable, judge, next_exchange, started
 from orchestrator.flow.ports import AgentClient, AgentRequest, Agents
 from orchestrator.flow.turn import StepResult, Turn, now
@@ -75,7 +76,10 @@ def carry_out(
         if exchange is Exchange.PARK:
             verdict = found_unsendable(agent, delegation)
         else:
+            if exchange is Exchange.SEND:
+                reach(FaultPoint.DELEGATION_MARKED, turn.task.task_id)
             outcome = _exchange(client, exchange, agent, delegation)
+            reach(FaultPoint.DELEGATION_ANSWERED, turn.task.task_id)
             verdict = judge(agent, delegation, exchange, outcome, now())
         ours = None
         turn.keep(verdict.settlement)

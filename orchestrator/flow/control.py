@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.task import Task
 from orchestrator.errors import DispatchFailed
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import ControlStore, Dispatcher
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Control:
         return self.store.cancel(task_id, who=who, why=why)
 
     def _ring(self, doorbell: Dispatch) -> Dispatch:
+        reach(FaultPoint.CONTROL_WRITTEN, doorbell.task_id)
         try:
             self.dispatcher.dispatch([doorbell])
         except DispatchFailed as error:

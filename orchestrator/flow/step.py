@@ -15,6 +15,7 @@ from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.journal import Cancel, Complete, Fail, HistoryEntry, NotClaimed, StepCommit, Then, Wait
 from orchestrator.domain.task import WaitsFor
 from orchestrator.errors import BadAnswer, LeaseLost, NoRoute, PlannerRefused, PlannerUnavailable
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.carry_out import begin_calls, carry_out
 from orchestrator.flow.decide import decide, recorded_changes
 from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, PlanRequest, StepStore
@@ -55,10 +56,12 @@ class StepRunner:
         Raises:
             StoreUnavailable: PostgreSQL is away; nothing is lost, the sweep rings again.
         """
+        reach(FaultPoint.STEP_RECEIVED, task_id)
         claim = self.store.claim(task_id, step, self.owner, self.limits.lease_for)
         if isinstance(claim, NotClaimed):
             log.info("step.skipped", extra={"task_id": task_id, "step": step, "why": claim.value})
             return StepResult("skipped", claim.value)
+        reach(FaultPoint.STEP_CLAIMED, task_id)
         turn = Turn(self.store, claim, self.event_types, self.limits)
         with self.leases.hold(claim.lease):
             try:
@@ -118,6 +121,7 @@ class StepRunner:
                 "model": decision.usage.model,
             },
         )
+        reach(FaultPoint.STEP_PLANNED, turn.task.task_id)
         return self._act(turn, decision, history)
 
     def _act(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from orchestrator.errors import DispatchFailed
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import Dispatcher, SweepStore
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Sweep:
                 doorbells = self.store.ring_due(min(room, BATCH), self.limits.stall, busy=backlog > QUIET)
                 if not doorbells:
                     break
+                reach(FaultPoint.SWEEP_MARKED)
                 self.dispatcher.dispatch(doorbells)
                 rung += len(doorbells)
                 room -= len(doorbells)

@@ -17,7 +17,9 @@ from orchestrator.flow.ports import OutboxRow
 from orchestrator.store.engine import Transactions, text
 from orchestrator.store.published import dead_letter_body, iso
 
-PUBLISHER_LEASE = timedelta(seconds=10)
+PUBLISHER_LEASE = timedelta(seconds=5)
+"""How long a dead publisher's updates wait for another. One that is only slow may then publish beside its successor:
+what both send has the same ids, and the successor begins with the oldest row that is not marked."""
 
 _TAKE = text("""
     UPDATE publisher SET owner = :owner, until = now() + CAST(:lease AS interval)

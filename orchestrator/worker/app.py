@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import setup_logging
 
-from orchestrator import logs
+from orchestrator import fault_points, logs
 from orchestrator.errors import ConfigurationError
 from orchestrator.settings import get_settings
 from orchestrator.worker.guard import guard_channels
@@ -26,6 +26,7 @@ def make_app() -> Celery:
     """
     try:
         settings = get_settings()
+        fault_points.arm(settings.faults, settings.faults_folder)
     except ConfigurationError as error:
         if not _is_celery_command():
             raise

@@ -9,6 +9,7 @@ from celery import Task
 from kombu.exceptions import OperationalError
 
 from orchestrator.errors import NotAllowed, StepFailed, StoreUnavailable, TaskNotFound
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
@@ -23,15 +24,19 @@ _LONGEST_RESULT = 500
 class StepTask(Task):  # type: ignore[misc]  # celery ships no types
     """A step whose work is committed stays a success, also where its successor's message cannot be sent."""
 
-    def apply_async(self, *args: Any, **options: Any) -> Any:
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send; a successor that the broker does not take is left to the sweep."""
+        succeeds = options.get("parent_id") is not None
         try:
-            return super().apply_async(*args, **options)
+            sent = super().apply_async(args, kwargs, **options)
         except OperationalError as error:
-            if options.get("parent_id") is None:
+            if not succeeds:
                 raise
             log.warning("step.successor_not_sent", extra={"why": str(error), "then": "the sweep sends it"})
             return None
+        if succeeds:
+            reach(FaultPoint.STEP_SUCCESSOR_SENT, (kwargs or {}).get("task_id", ""))
+        return sent
 
 
 @app.task(name=STEP, bind=True, base=StepTask, throws=(StepFailed,))  # type: ignore[untyped-decorator]  # celery ships no types
@@ -49,6 +54,7 @@ def step(self: Any, *, task_id: str, step: int) -> str:
     except StoreUnavailable as error:
         log.warning("step.handed_back", extra={"task_id": task_id, "step": step, "why": str(error)})
         return _text("handed back, the sweep rings again", str(error))
+    reach(FaultPoint.STEP_ENDED, task_id)
     if result.outcome == "failed":
         raise StepFailed(_text("failed", result.detail), task_id=task_id)
     if result.next is None:

@@ -1,0 +1,52 @@
+"""Bridges that die by kill -9 around a commit, the offsets, a doorbell, and around publishing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from orchestrator.devstack.process import Restart
+from orchestrator.fault_points import FaultPoint
+from tests.support.agents import ScriptedAgent, reply
+from tests.support.faults import Faults
+from tests.support.intake_seen import assert_each_taken_once, unpublished
+from tests.support.processes import wait_for
+from tests.support.system import System
+
+INTAKE = (FaultPoint.BRIDGE_DECODED, FaultPoint.BRIDGE_COMMITTED, FaultPoint.BRIDGE_OFFSETS_SENT)
+PUBLISHING = (FaultPoint.OUTBOX_READ, FaultPoint.OUTBOX_SENT)
+
+
+def test_a_bridge_killed_anywhere_takes_each_record_once_and_publishes_each_update(
+    system: System, scripted_agent: ScriptedAgent, faults: Faults
+) -> None:
+    system.env |= {"ORCHESTRATOR_STALL": "1"}
+    scripted_agent.script("/pay", reply({"pay": "P-1"}), idempotent=True)
+    pay = {"name": "pay", "description": "Pays.", "url": scripted_agent.url("/pay"), "provides": ["pay"]}
+    system.use_agents({**pay, "idempotent": True})
+    system.start("worker", "beat")
+    ids = [f"task-{number}" for number in range(10)]
+    for task_id in ids:
+        system.produce_task(task_id, required_fields=["pay"])
+    system.producer.flush()
+    armed = faults.arm(*(f"{point}:kill" for point in (*INTAKE, *PUBLISHING)))
+    bridge = system.start_one("bridge", **armed)
+    bridge.set_restart(Restart(first=0.1, most=0.5))
+    for point in (*INTAKE, *PUBLISHING):
+        faults.wait_for(point)
+
+    system.wait_for_all(ids)
+    wait_for(lambda: unpublished(system.store) == 0, 60.0, "all updates are published")
+    assert bridge.restarts == len(INTAKE) + len(PUBLISHING)
+    assert_each_taken_once(system.store, ids)
+    effects = scripted_agent.ledger().effects
+    assert len(effects) == len(ids)
+    assert set(effects.values()) == {1}
+    told: dict[str, list[str]] = defaultdict(list)
+    committed = {task_id: [str(row.id) for row in system.store.updates(task_id)] for task_id in ids}
+    seen: set[str] = set()
+    total = sum(map(len, committed.values()))
+    for update in system.read("task-updates", total, counted_by=lambda update: update["update_id"]):
+        if update["update_id"] not in seen:  # as a reader does
+            seen.add(update["update_id"])
+            told[update["task_id"]].append(update["update_id"])
+    assert told == committed, "each change exactly once by its id, in order for each task"
