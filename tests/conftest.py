@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.support.agents",
     "tests.support.llm",
     "tests.support.processes",
+    "tests.support.raw_agent",
     "tests.support.faults",
     "tests.support.stack",
     "tests.support.stack_owner",

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from orchestrator.agents.reply import DEFAULT_POLL, location, outcome_of_call, o
 from orchestrator.agents.transport import Answer, Broken, Transport
 from orchestrator.domain.agent import AgentAuth, AgentSpec
 from orchestrator.domain.delegation import (
+    NOT_SENT,
     AgentOutcome,
     LookupOutcome,
     NeverReceived,
@@ -76,7 +78,7 @@ class HttpAgentClient:
         self._transport.close()
 
     def call(self, agent: AgentSpec, request: AgentRequest) -> AgentOutcome:
-        """Send the delegation, waiting at most ``agent.timeout.total`` seconds."""
+        """Send the delegation, waiting at most ``agent.timeout.total`` seconds, and not beyond ``send_before``."""
         return _keepable(self._call(agent, request))
 
     def poll(self, agent: AgentSpec, request: AgentRequest, remote_url: str) -> AgentOutcome:
@@ -97,8 +99,13 @@ class HttpAgentClient:
             "context": {"task_id": request.task_id, "step": request.step},
         }
         body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        total = agent.timeout.total
+        if request.send_before is not None:
+            total = min(total, (request.send_before - datetime.now(UTC)).total_seconds())
+        if total <= 0:
+            return NotDone(NOT_SENT, "its time was over before it could be sent", retryable=True)
         try:
-            answer = self._exchange("POST", agent, agent.url, request, body)
+            answer = self._exchange("POST", agent, agent.url, request, body, total)
         except _NoSecret as error:
             return NotDone("agent_unusable", str(error))
         except Broken as error:
@@ -155,7 +162,13 @@ class HttpAgentClient:
         return True, "answers"
 
     def _exchange(
-        self, method: str, agent: AgentSpec, url: str, request: AgentRequest, body: bytes | None = None
+        self,
+        method: str,
+        agent: AgentSpec,
+        url: str,
+        request: AgentRequest,
+        body: bytes | None = None,
+        total: float | None = None,
     ) -> Answer:
         headers = {
             "Accept": "application/json, application/problem+json",
@@ -175,7 +188,7 @@ class HttpAgentClient:
             body,
             connect=agent.timeout.connect,
             read=agent.timeout.read,
-            total=agent.timeout.total,
+            total=agent.timeout.total if total is None else total,
             max_bytes=agent.max_reply_bytes,
         )
 

@@ -26,9 +26,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
-IDLE_LIMIT = 30.0
-"""Seconds after which an idle connection is not used again: the agent may just be closing it, and a request that
-meets that is one whose fate nobody knows. Agents keep idle connections for 60 s by the contract."""
+from orchestrator.agents import connections
+
+_LEAST_KEPT = 100
+"""Idle connections kept to a host at least: they rest, so more are needed than calls run at once."""
 
 _CHUNK = 16_384
 
@@ -149,13 +150,15 @@ class _Guarded:
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         guard = _guard()
-        if self.sock is not None and time.monotonic() - self._idle_since > IDLE_LIMIT:
+        if self.sock is not None and time.monotonic() - self._idle_since > connections.IDLE_LIMIT:
             self.close()  # type: ignore[attr-defined]  # of the connection this is mixed into
         if self.sock is None:
             self.connect()
         guard.attach(self.sock)
-        if guard.expired:
-            raise TimeoutError("the deadline passed while connecting")
+        # The clock itself is asked too: in a process that was stopped for a while the watchdog may wake up after us.
+        if guard.expired or time.monotonic() >= guard.ends_at:
+            guard.expired = True
+            raise TimeoutError("the deadline passed before the request was sent")
         guard.sent = True
         super().request(*args, **kwargs)  # type: ignore[misc]  # of the connection this is mixed into
         self._idle_since = time.monotonic()
@@ -180,7 +183,9 @@ class _TlsConnection(_Guarded, HTTPSConnection):
 
 
 class _Releasing:
-    """Mixed into urllib3's pools: a connection that comes back is out of the reach of its exchange's guard."""
+    """Mixed into urllib3's pools: a connection that comes back rests, out of the reach of its exchange's guard."""
+
+    QueueCls: Any = connections.RestingQueue
 
     def _put_conn(self, conn: Any) -> None:
         _guard().release()
@@ -211,7 +216,7 @@ class Transport:
     """Exchanges with agents; safe to share between threads.
 
     Args:
-        concurrency: exchanges at once; as many connections to one host are kept.
+        concurrency: exchanges at once; twice as many idle connections to one host are kept.
         ca_file: CA certificates that https servers are checked by; None takes the public ones.
     """
 
@@ -223,7 +228,7 @@ class Transport:
         self._session.verify = True if ca_file is None else str(ca_file)
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers.clear()
-        adapter = _Adapter(pool_connections=100, pool_maxsize=max(1, concurrency), max_retries=0)
+        adapter = _Adapter(pool_connections=100, pool_maxsize=max(_LEAST_KEPT, 2 * concurrency), max_retries=0)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
+
+NOT_SENT = "not_sent"
+"""Code of a call that never left, since its time was over before."""
 
 
 class DelegationState(StrEnum):
@@ -51,13 +54,6 @@ class Delegation:
     error_code: str | None = None
     error: str | None = None
     finished_at: datetime | None = None
-    settled_by: str | None = None
-    """The person whose word its outcome is; None where the agent's own counts."""
-
-    @property
-    def told_by(self) -> tuple[Literal["agent", "person"], str]:
-        """Who the reply comes from, as the origin of the values in it."""
-        return ("agent", self.agent) if self.settled_by is None else ("person", self.settled_by)
 
     @property
     def ref(self) -> str:
@@ -94,7 +90,7 @@ class NotDone:
     """
 
     code: str
-    """``agent_down``, ``agent_busy``, ``agent_rejected``, ``agent_failed``, ``reply_invalid``…"""
+    """`NOT_SENT`, ``agent_down``, ``agent_busy``, ``agent_rejected``, ``agent_failed``, ``reply_invalid``…"""
     detail: str
     retryable: bool = False
     retry_after: float | None = None

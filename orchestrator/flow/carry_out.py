@@ -64,8 +64,6 @@ def carry_out(
         delegation = _next_open(turn)
         if delegation is None:
             break
-        if delegation.state is DelegationState.FAILED:  # by a person's word: who fails by itself ends the step at once
-            return turn.end(StepCommit(Fail(delegation.error_code or "agent_failed", delegation.error or "it failed")))
         agent = agents.get(delegation.agent)
         if agent is None:
             reason = f"agents.yaml has no agent {delegation.agent!r} any more; put it back and retry the task"
@@ -107,6 +105,7 @@ def _exchange(client: AgentClient, exchange: Exchange, agent: AgentSpec, delegat
         key=delegation.key,
         task=delegation.task,
         arguments=delegation.arguments,
+        send_before=delegation.deadline_at,
     )
     match exchange:
         case Exchange.POLL if delegation.remote_url:
@@ -133,7 +132,8 @@ def _provided(agent: AgentSpec | None, delegation: Delegation) -> list[Change]:
         except PointerError:
             continue
         origin = Origin(
-            *delegation.told_by,
+            "agent",
+            delegation.agent,
             now(),
             step=delegation.step,
             delegation=delegation.key,

@@ -171,7 +171,8 @@ def _recorded_change(record: FieldRecord, replies: Mapping[str, Delegation], at:
     else:
         value = _quoted_value(record, delegation)
     origin = Origin(
-        *delegation.told_by,
+        "agent",
+        delegation.agent,
         at,
         step=delegation.step,
         delegation=delegation.key,

@@ -12,6 +12,7 @@ from enum import Enum
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.delegation import (
+    NOT_SENT,
     Delegation,
     DelegationState,
     LookupOutcome,
@@ -139,7 +140,8 @@ def _again(
     agent: AgentSpec, delegation: Delegation, code: str, detail: str, retry_after: float | None, now: datetime
 ) -> Verdict:
     reason = f"{agent.name}: {detail} (attempt {delegation.attempts} of {agent.retry.max_attempts})"
-    if agent.retry.exhausted(delegation.attempts):
+    # An attempt that was too late to be made says nothing of the agent: the time went to a pause of ours.
+    if code != NOT_SENT and agent.retry.exhausted(delegation.attempts):
         return _failed(delegation, code, reason)
     due_at = now + timedelta(seconds=agent.retry.delay(delegation.attempts, retry_after))
     return Verdict(

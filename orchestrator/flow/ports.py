@@ -219,10 +219,8 @@ class ReadStore(Protocol):
     def versions(self, task_id: str) -> Sequence[tuple[int, datetime, Sequence[Change]]]:
         """Every context version: number, time and changes, oldest first."""
 
-    def tasks(
-        self, *, state: str | None = None, waits_for: str | None = None, limit: int = 50, after: str | None = None
-    ) -> Sequence[Task]:
-        """Newest first; only those in this state, only those that wait for this."""
+    def tasks(self, *, state: str | None = None, limit: int = 50, after: str | None = None) -> Sequence[Task]:
+        """Newest first."""
 
     def history(self, task_id: str) -> Sequence[HistoryEntry]:
         """All steps with their delegations, oldest first."""
@@ -304,13 +302,16 @@ class AgentRequest:
     key: str
     task: str
     arguments: Mapping[str, Any]
+    send_before: datetime | None = None
+    """The delegation's deadline: a call that has not left by then must not leave any more. Another worker may have
+    taken over meanwhile, been told by the agent's look-up that the call was never received, and sent it."""
 
 
 class AgentClient(Protocol):
     """Calls agents over their protocol. Raises nothing for what an agent does; see `AgentOutcome`."""
 
     def call(self, agent: AgentSpec, request: AgentRequest) -> AgentOutcome:
-        """Send the delegation, waiting at most ``agent.timeout.total`` seconds."""
+        """Send the delegation, waiting at most ``agent.timeout.total`` seconds, and not beyond ``send_before``."""
 
     def poll(self, agent: AgentSpec, request: AgentRequest, remote_url: str) -> AgentOutcome:
         """Ask how a delegation answered with 202 is doing."""

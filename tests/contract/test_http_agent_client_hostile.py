@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import socket
 import threading
@@ -18,60 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from urllib3.connection import HTTPConnection
 
-from orchestrator.agents import HttpAgentClient, transport
+from orchestrator.agents import HttpAgentClient, connections, transport
 from orchestrator.agents.reply import outcome_of_call, outcome_of_poll, parse, plain, retry_after
 from orchestrator.agents.transport import Answer, Transport
 from orchestrator.domain.agent import AgentAuth, AgentSpec, AgentTimeout
 from orchestrator.domain.delegation import AgentOutcome, NotDone, OutcomeUnknown, Replied
 from orchestrator.flow.ports import AgentRequest
 from tests.support.agents import ScriptedAgent, reply
+from tests.support.raw_agent import GOOD, Behaviour, RawAgent, answering, read_request, some
 
-Behaviour = Callable[[socket.socket], None]
 REQUEST = AgentRequest("t-1", 1, "t-1:1:0:abc", "Score it", {"n": 1})
-GOOD = b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"output": 1}'
-
-
-class RawAgent:
-    """Listens, and does with each connection what the test says; not one byte of HTTP by itself."""
-
-    def __init__(self, behaviour: Behaviour) -> None:
-        self._behaviour = behaviour
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = []
-        self.connections = 0
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # closed: the test is over
-            while True:
-                connection, _ = self._listener.accept()
-                self.connections += 1
-                self._open.append(connection)
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError), connection:  # the caller gave up, or the test is over
-            self._behaviour(connection)
-
-    def close(self) -> None:
-        for one in (self._listener, *self._open):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-
-@pytest.fixture
-def raw_agent() -> Iterator[Callable[[Behaviour], RawAgent]]:
-    started: list[RawAgent] = []
-
-    def start(behaviour: Behaviour) -> RawAgent:
-        started.append(RawAgent(behaviour))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
 
 
 @pytest.fixture
@@ -88,35 +43,6 @@ def spec(port: int, scheme: str = "http", **parts: Any) -> AgentSpec:
 LIMITS = AgentTimeout(connect=10, read=10, total=1.5)
 
 
-def read_request(connection: socket.socket) -> None:
-    """One request, its body included."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += _some(connection)
-    head, _, body = received.partition(b"\r\n\r\n")
-    length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
-    while len(body) < length:
-        body += _some(connection)
-
-
-def _some(connection: socket.socket) -> bytes:
-    data = connection.recv(65_536)
-    if not data:
-        raise ConnectionError("the caller left")
-    return data
-
-
-def answering(data: bytes) -> Behaviour:
-    """Answers every request of a connection with these bytes."""
-
-    def behave(connection: socket.socket) -> None:
-        while True:
-            read_request(connection)
-            connection.sendall(data)
-
-    return behave
-
-
 def http(status: str, body: bytes = b"", *headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
@@ -124,7 +50,7 @@ def http(status: str, body: bytes = b"", *headers: str) -> bytes:
 
 def dripping(begin: bytes, drop: bytes) -> Behaviour:
     def behave(connection: socket.socket) -> None:
-        _some(connection)
+        some(connection)
         connection.sendall(begin)
         while True:
             connection.sendall(drop)
@@ -257,17 +183,19 @@ def test_cookies_are_not_kept(client: HttpAgentClient, scripted_agent: ScriptedA
 def test_a_connection_is_used_again_until_it_was_idle_too_long(
     client: HttpAgentClient, raw_agent: Callable[[Behaviour], RawAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connections, "REST", 0.0)
     agent = raw_agent(answering(GOOD))
     assert [client.call(spec(agent.port), REQUEST) for _ in range(3)] == [Replied(1)] * 3
     assert agent.connections == 1
-    monkeypatch.setattr(transport, "IDLE_LIMIT", -1.0)
+    monkeypatch.setattr(connections, "IDLE_LIMIT", -1.0)
     assert client.call(spec(agent.port), REQUEST) == Replied(1)
     assert agent.connections == 2
 
 
 def test_an_agent_that_closes_idle_connections_makes_no_call_unknown(
-    client: HttpAgentClient, raw_agent: Callable[[Behaviour], RawAgent]
+    client: HttpAgentClient, raw_agent: Callable[[Behaviour], RawAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connections, "REST", 0.0)
     closed = threading.Event()
 
     def once(connection: socket.socket) -> None:
@@ -287,7 +215,7 @@ def test_a_deadline_that_passes_while_connecting_has_sent_nothing(
     client: HttpAgentClient, raw_agent: Callable[[Behaviour], RawAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bytes] = []
-    agent = raw_agent(lambda connection: seen.append(_some(connection)))
+    agent = raw_agent(lambda connection: seen.append(some(connection)))
     connect = HTTPConnection.connect
 
     def slowly(connection: Any) -> None:
@@ -302,9 +230,10 @@ def test_a_deadline_that_passes_while_connecting_has_sent_nothing(
 
 
 def test_a_deadline_cannot_reach_a_connection_that_was_given_back(
-    raw_agent: Callable[[Behaviour], RawAgent],
+    raw_agent: Callable[[Behaviour], RawAgent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else one exchange's deadline would cut off the next exchange on the same connection."""
+    monkeypatch.setattr(connections, "REST", 0.0)
     agent, kept = raw_agent(answering(GOOD)), Transport(1)
     guards = []
 
@@ -321,7 +250,10 @@ def test_a_deadline_cannot_reach_a_connection_that_was_given_back(
     kept.close()
 
 
-def test_many_threads_share_a_client(raw_agent: Callable[[Behaviour], RawAgent]) -> None:
+def test_many_threads_share_a_client(
+    raw_agent: Callable[[Behaviour], RawAgent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REST", 0.0)
     agent, client = raw_agent(answering(GOOD)), HttpAgentClient(concurrency=16)
     with ThreadPoolExecutor(16) as pool:
         outcomes = list(pool.map(lambda _: client.call(spec(agent.port), REQUEST), range(400)))

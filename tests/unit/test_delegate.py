@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.domain.agent import AgentSpec, AgentTimeout
 from orchestrator.domain.delegation import (
+    NOT_SENT,
     Delegation,
     DelegationState,
     LookupOutcome,
@@ -66,6 +67,13 @@ def test_a_lost_reply_of_an_agent_with_side_effects_waits_for_a_person() -> None
     assert found.then.waits_for is WaitsFor.PERSON
     assert found.then.due_at is None
     assert "until a person says" in (found.then.reason or "")
+
+
+def test_an_attempt_that_was_too_late_to_be_made_uses_up_nothing() -> None:
+    found = verdict(PLAIN, NotDone(NOT_SENT, "its time was over", retryable=True), attempts=3)
+    assert found.settlement.state is DelegationState.PENDING
+    assert isinstance(found.then, Wait)
+    assert isinstance(verdict(PLAIN, NotDone("agent_down", "refused", retryable=True), attempts=3).then, Fail)
 
 
 @pytest.mark.parametrize("agent", [KEYED, READER])
