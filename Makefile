@@ -4,6 +4,7 @@
 #   PYTHON=/path/to/python3    which Python makes the environment (default: the first one that is new enough)
 #   VENV=folder                where the environment is (default: .venv)
 #   PYTEST_ARGS="..."          passed on to pytest, e.g. PYTEST_ARGS="tests/unit -k lease"
+#   DURATION=120  SEED=7       of `make chaos`: seconds of storm, and what decides its course (default: another one each time)
 #   WORKERS=4                  how many test processes; tests wait more than they compute
 
 SHELL := /bin/sh
@@ -35,6 +36,10 @@ dev: setup ## The same, and stay up until Ctrl-C
 .PHONY: test
 test: setup ## Run every test
 	$(IN)python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: chaos
+chaos: setup ## Run a storm of faults and count what was lost or doubled (DURATION=120 SEED=7)
+	@$(IN)python -m tests.chaos $(if $(DURATION),--duration $(DURATION)) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
 .PHONY: lint
 lint: setup ## Check style and import contracts

@@ -1,0 +1,48 @@
+"""``python -m tests.chaos``: run one storm, print the table. Exit code 0 where the promise held, 1 where not."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.chaos.report import table
+from tests.chaos.storm import Storm, run
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description="A seeded storm of faults, and its count."
+    )
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="decides faults and arrivals")
+    parser.add_argument("--duration", type=float, default=120.0, help="seconds of storm")
+    parser.add_argument("--rate", type=float, default=4.0, help="new tasks a second")
+    parser.add_argument("--json", action="store_true", help="the counts as one JSON object on standard output")
+    parser.add_argument("--keep", type=Path, help="folder for data and logs, kept; default: one that is removed")
+    options = parser.parse_args()
+    folder = options.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        verdict = run(Storm(options.seed, options.duration, options.rate), folder, _tell)
+    finally:
+        if options.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    if options.json:
+        sys.stdout.write(json.dumps({"seed": options.seed, "holds": verdict.holds, **asdict(verdict)}) + "\n")
+    else:
+        sys.stdout.write(table(verdict) + "\n")
+    return 0 if verdict.holds else 1
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,333 @@
+"""What became of it all: the broker's topics, the tables, the agents' ledger and the logs, held against one another.
+
+What was asked is read from the topic itself, what is right is computed (`cast.expected`): no part of the product is
+believed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import psycopg2
+import psycopg2.extras
+
+from orchestrator.store import PostgresStore, make_engine
+from tests.chaos.cast import BY_NAME, Kind, expected
+from tests.chaos.traffic import read_topic
+from tests.chaos.world import World
+
+_SETTLED = (
+    "(state IN ('completed', 'failed', 'canceled') OR (waits_for = 'person' AND reason_code = 'outcome_unknown'))"
+)
+
+_RESTLESS = f"""
+    SELECT (SELECT count(*) FROM tasks WHERE NOT {_SETTLED}),
+           (SELECT count(*) FROM outbox WHERE published_at IS NULL),
+           (SELECT coalesce(jsonb_object_agg(topic || ' ' || partition, next_offset), '{{}}') FROM offsets)
+"""  # no value from outside
+
+
+@dataclass
+class Verdict:
+    """The counts, and a sentence for each thing that is wrong."""
+
+    tasks_in: int = 0
+    finished: int = 0
+    parked_unknown: int = 0
+    failed: int = 0
+    lost: int = 0
+    taken_twice: int = 0
+    finished_twice: int = 0
+    effects: int = 0
+    effects_doubled: int = 0
+    contexts_wrong: int = 0
+    versions_wrong: int = 0
+    updates_wrong: int = 0
+    dead_letters: int = 0
+    dead_letters_wrong: int = 0
+    broker_lost: int = 0
+    steps: int = 0
+    commits_fenced: int = 0
+    doorbells_refused: int = 0
+    calls_absorbed: int = 0
+    looked_up: int = 0
+    late_replies: int = 0
+    longest_stall: float = 0.0
+    seconds_to_quiet: float | None = None
+    errors_logged: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    own_ends: dict[str, str] = field(default_factory=dict)
+    """Processes that ended without being told to."""
+    complaints: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise was kept."""
+        return not self.complaints and self.seconds_to_quiet is not None
+
+    def complain(self, about: str) -> None:
+        """Note something that is wrong."""
+        self.complaints.append(about)
+
+
+def restless(database_url: str, ends: Mapping[str, int]) -> str | None:
+    """What is still moving or to be moved; None where all is quiet.
+
+    Args:
+        ends: of each ``topic partition`` the offset behind its last record.
+    """
+    connection = psycopg2.connect(database_url, connect_timeout=5)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(_RESTLESS)
+            unsettled, unpublished, taken = cursor.fetchone() or (0, 0, {})
+    finally:
+        connection.close()
+    unread = {place: end for place, end in ends.items() if taken.get(place, 0) < end}
+    if not unsettled and not unpublished and not unread:
+        return None
+    return f"{unsettled} tasks move, {unpublished} updates are unpublished, read up to {taken} of {unread}"
+
+
+class Audit:
+    """Reads everything once, then judges."""
+
+    def __init__(self, world: World, confirmed: Sequence[tuple[str, int, int]]) -> None:
+        kafka = world.stack.kafka.bootstrap_servers
+        self.world = world
+        self.confirmed = set(confirmed)
+        self.records = {topic: read_topic(kafka, topic) for topic in ("tasks", "events")}
+        self.published = [json.loads(record.value) for record in read_topic(kafka, "task-updates")]
+        self.entries = world.witness.ledger()
+        with psycopg2.connect(world.stack.postgres.url()) as connection:
+            self.tasks = _rows(
+                connection, "SELECT t.*, c.context, c.version FROM tasks t JOIN task_contexts c USING (task_id)"
+            )
+            self.delegations = _rows(connection, "SELECT * FROM delegations")
+            self.inbox = _rows(connection, "SELECT * FROM inbox")
+            self.letters = _rows(connection, "SELECT * FROM dead_letters")
+            self.updates = _rows(connection, "SELECT * FROM outbox WHERE kind = 'update' ORDER BY id")
+            self.steps = _rows(connection, "SELECT task_id, step_number FROM steps")
+        connection.close()
+        self.verdict = Verdict()
+
+    def judge(self) -> Verdict:
+        """Hold everything against everything."""
+        self._records()
+        self._tasks()
+        self._effects()
+        self._updates()
+        self._versions()
+        self._logs()
+        return self.verdict
+
+    # -- what came in
+
+    def _records(self) -> None:
+        there = {(r.topic, r.partition, r.offset) for records in self.records.values() for r in records}
+        self.verdict.broker_lost = len(self.confirmed - there)
+        if self.verdict.broker_lost:
+            self.verdict.complain(f"the broker lost {self.verdict.broker_lost} records that it had confirmed")
+        taken = Counter((row["topic"], row["partition"], row["record_offset"]) for row in self.inbox)
+        # A record under a known message_id leaves no row: it is recognised, and that is all.
+        marks = {(row["topic"], row["message_id"]) for row in self.inbox}
+        marked = {
+            (r.topic, r.partition, r.offset)
+            for records in self.records.values()
+            for r in records
+            if (message := _message(r.value)) and (r.topic, message.get("message_id", "")) in marks
+        }
+        if unread := there - set(taken) - marked:
+            self.verdict.lost += len(unread)
+            self.verdict.complain(f"records never taken in: {_some(unread)}")
+        if twice := [place for place, count in taken.items() if count > 1]:
+            self.verdict.complain(f"records taken in twice: {_some(twice)}")
+        asked, bad = _asked(self.records["tasks"])
+        self.verdict.tasks_in = asked.total()
+        self.asked = asked
+        found = Counter((row["topic"], row["partition"], row["record_offset"]) for row in self.letters)
+        self.verdict.dead_letters = found.total()
+        if wrong := (found - bad) + (bad - found):
+            self.verdict.dead_letters_wrong = wrong.total()
+            self.verdict.complain(f"dead letters missing or too many: {_some(wrong)}")
+
+    # -- tasks
+
+    def _tasks(self) -> None:
+        by_order: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for task in self.tasks:
+            by_order[task["context"]["collected_data"].get("order", "")].append(task)
+        for order, count in self.asked.items():
+            if (missing := count - len(by_order[order])) > 0:
+                self.verdict.lost += missing
+                self.verdict.complain(f"order {order}: {missing} tasks were never accepted")
+        for order, tasks in by_order.items():
+            if (surplus := len(tasks) - self.asked[order]) > 0:
+                self.verdict.taken_twice += surplus
+                self.verdict.complain(f"order {order}: {surplus} tasks more than were asked")
+            for task in tasks:
+                self._task(order, task)
+        self.verdict.steps = len(self.steps)
+
+    def _task(self, order: str, task: Mapping[str, Any]) -> None:
+        data, name = task["context"]["collected_data"], task["task_id"]
+        right = expected(order, task["required_fields"])
+        whole = task["state"] == "completed"
+        if data != right if whole else not data.items() <= {**right, "approval": f"approval of {order}"}.items():
+            self.verdict.contexts_wrong += 1
+            self.verdict.complain(f"{name} ({task['state']}): knows {data}, right is {right}")
+        if task["context"]["current_state"] != task["state"]:
+            self.verdict.contexts_wrong += 1
+            self.verdict.complain(f"{name}: is {task['state']}, its context says {task['context']['current_state']}")
+        if whole:
+            self.verdict.finished += 1
+        elif task["state"] in {"failed", "canceled"}:
+            self.verdict.failed += 1
+            self.verdict.complain(f"{name} ended as {task['state']}: {task['reason_code']}: {task['reason']}")
+        elif task["waits_for"] == "person" and task["reason_code"] == "outcome_unknown":
+            self.verdict.parked_unknown += 1
+            if BY_NAME[task["wait"]["agent"]].kind is not Kind.BARE:
+                self.verdict.complain(
+                    f"{name} waits for a person because of {task['wait']['agent']}, which can be asked"
+                )
+        else:
+            self.verdict.lost += 1
+            self.verdict.complain(
+                f"{name} never ended: {task['state']}, waits for {task['waits_for']}, due {task['due_at']}, "
+                f"lease until {task['lease_until']}, step {task['next_step']}, reason {task['reason']}"
+            )
+
+    # -- effects
+
+    def _effects(self) -> None:
+        of_task: Counter[tuple[str, str]] = Counter()
+        of_key: Counter[str] = Counter()
+        for entry in self.entries:
+            self.verdict.calls_absorbed += entry["absorbed"]
+            self.verdict.looked_up += entry["looked_up"]
+            if BY_NAME[entry["agent"]].kind is not Kind.PURE:
+                of_task[entry["task_id"], entry["agent"]] += entry["effects"]
+                of_key[entry["key"]] += entry["effects"]
+        self.verdict.effects = of_key.total()
+        for (task_id, agent), effects in of_task.items():
+            if effects > 1:
+                self.verdict.effects_doubled += effects - 1
+                calls = [entry for entry in self.entries if (entry["task_id"], entry["agent"]) == (task_id, agent)]
+                self.verdict.complain(f"{agent} acted {effects} times for {task_id}: {calls}")
+        for delegation in self.delegations:
+            key, role = delegation["idempotency_key"], BY_NAME[delegation["agent"]]
+            if role.kind is not Kind.PURE and delegation["state"] == "succeeded" and not of_key[key]:
+                self.verdict.complain(f"{role.name} never acted under {key}, yet its delegation succeeded")
+
+    # -- what was told
+
+    def _updates(self) -> None:
+        ends = Counter(row["task_id"] for row in self.updates if row["body"]["state"] == "completed")
+        for task_id, count in ends.items():
+            if count > 1:
+                self.verdict.finished_twice += count - 1
+                self.verdict.complain(f"{task_id} was told to be completed {count} times")
+        seen: dict[str, list[int]] = defaultdict(list)
+        for update in self.published:
+            if int(update["update_id"]) not in seen[update["task_id"]]:
+                seen[update["task_id"]].append(int(update["update_id"]))
+        written: dict[str, list[int]] = defaultdict(list)
+        for row in self.updates:
+            written[row["task_id"]].append(row["id"])
+        for task_id, ids in written.items():
+            if seen[task_id] != ids:
+                self.verdict.updates_wrong += 1
+                self.verdict.complain(f"{task_id}: the outbox has updates {ids}, the topic {seen[task_id]}")
+        self.verdict.longest_stall = max((_longest_gap(rows) for rows in _by_task(self.updates)), default=0.0)
+
+    def _versions(self) -> None:
+        store = PostgresStore(make_engine(self.world.stack.postgres.url()))
+        try:
+            for task in self.tasks:
+                versions = [number for number, _, _ in store.versions(task["task_id"])]
+                rebuilt = store.context(task["task_id"], task["version"])
+                if (
+                    versions != list(range(1, task["version"] + 1))
+                    or dict(rebuilt.collected_data) != task["context"]["collected_data"]
+                ):
+                    self.verdict.versions_wrong += 1
+                    self.verdict.complain(f"{task['task_id']}: versions {versions} do not lead to its context")
+        finally:
+            store.close()
+
+    def _logs(self) -> None:
+        events: Counter[str] = Counter()
+        errors: Counter[str] = Counter()
+        for _, line in self.world.log_lines():
+            event = str(line.get("event", ""))
+            events[event] += 1
+            if line.get("level") in {"ERROR", "CRITICAL"}:
+                # Libraries call a lost connection an error; of ours each one counts.
+                logger = str(line.get("logger", ""))
+                errors[event if logger.startswith(("orchestrator", "bridge")) else f"({logger})"] += 1
+        self.verdict.commits_fenced = events["step.fenced"]
+        self.verdict.doorbells_refused = events["step.skipped"]
+        self.verdict.late_replies = events["delegation.late_reply"]
+        self.verdict.errors_logged = dict(errors)
+
+
+def _asked(records: Iterable[Any]) -> tuple[Counter[str], Counter[tuple[str, int, int]]]:
+    """How many tasks of each order the records ask for, and which of them are dead letters."""
+    asked: Counter[str] = Counter()
+    bad: Counter[tuple[str, int, int]] = Counter()
+    known: dict[str, str] = {}
+    for record in sorted(records, key=lambda one: (one.partition, one.offset)):
+        place = (record.topic, record.partition, record.offset)
+        message = _message(record.value)
+        if message is None:
+            bad[place] += 1
+            continue
+        description = message["task_description"]
+        names = [message.get("task_id"), message.get("message_id"), str(place)]
+        identity = next(name for name in names if name is not None)
+        if identity not in known:
+            known[identity] = description
+            asked[message["event_data"]["order"]] += 1
+        elif known[identity] != description:
+            bad[place] += 1
+    return asked, bad
+
+
+def _message(value: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(value)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "event_data" in found else None
+
+
+def _longest_gap(updates: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds between two updates of a task which did not wait for an event or a person meanwhile."""
+    longest = 0.0
+    for before, after in pairwise(updates):
+        if before["body"]["waits_for"] not in {"event", "person"}:
+            longest = max(longest, (after["created_at"] - before["created_at"]).total_seconds())
+    return longest
+
+
+def _by_task(updates: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for update in updates:
+        found[update["task_id"]].append(update)
+    return list(found.values())
+
+
+def _rows(connection: Any, query: str) -> list[dict[str, Any]]:
+    with connection.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
+        cursor.execute(query)
+        return [dict(row) for row in cursor.fetchall()]
+
+
+def _some(items: Iterable[Any]) -> str:
+    found = sorted(items)
+    return ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")

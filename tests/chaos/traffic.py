@@ -1,0 +1,79 @@
+"""Producing the planned records, whatever the broker does; and reading topics whole, for the audit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from tests.chaos.plan import Arrival
+
+CONFIRM = 120.0
+"""Seconds in which the broker must confirm what was produced, once the storm is over."""
+
+
+class Traffic:
+    """Produces a plan's records at their times."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        # One request at a time keeps the order; a repeated send may double a record, as Kafka's producers do.
+        self._producer = KafkaProducer(
+            bootstrap_servers=bootstrap_servers,
+            acks="all",
+            enable_idempotence=False,
+            max_in_flight_requests_per_connection=1,
+            linger_ms=5,
+            retries=1_000_000,
+            delivery_timeout_ms=600_000,
+            request_timeout_ms=5_000,
+            max_block_ms=600_000,
+        )
+        self._stopped = threading.Event()
+        self._sent: list[tuple[Arrival, Any]] = []
+
+    def run(self, arrivals: Sequence[Arrival], began: float) -> None:
+        """Produce each at its time (seconds after ``began``, monotonic)."""
+        for arrival in arrivals:
+            if self._stopped.wait(max(0.0, began + arrival.at - time.monotonic())):
+                return
+            key = None if arrival.key is None else arrival.key.encode()
+            self._sent.append((arrival, self._producer.send(arrival.topic, arrival.value, key=key)))
+
+    def stop(self) -> None:
+        """Produce no more."""
+        self._stopped.set()
+
+    def confirmed(self) -> list[tuple[str, int, int]]:
+        """Topic, partition and offset of everything that was produced. Raises where the broker did not confirm."""
+        until = time.monotonic() + CONFIRM
+        places = []
+        for _, future in self._sent:
+            where = future.get(timeout=max(1.0, until - time.monotonic()))
+            places.append((where.topic, where.partition, where.offset))
+        self._producer.close()
+        return places
+
+
+def read_topic(bootstrap_servers: str, topic: str) -> list[Any]:
+    """All records of a topic."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap_servers, enable_auto_commit=False, group_id=None, max_poll_records=2000
+    )
+    try:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        found: list[Any] = []
+        quiet_since = time.monotonic()
+        # The embedded broker tells its end too low, so: until nothing comes any more.
+        while time.monotonic() - quiet_since < 2.0:
+            records = [record for batch in consumer.poll(timeout_ms=200).values() for record in batch]
+            if records:
+                quiet_since = time.monotonic()
+            found.extend(records)
+        return found
+    finally:
+        consumer.close()
