@@ -20,6 +20,7 @@ from orchestrator.domain.retry import RetryPolicy
 from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.control import Control
 from orchestrator.flow.ports import Planner
+from orchestrator.flow.resolve import Resolver
 from orchestrator.flow.step import StepLimits, StepRunner
 from orchestrator.flow.sweep import Sweep, SweepLimits
 from orchestrator.settings import Settings, get_settings
@@ -71,6 +72,11 @@ def build_dispatcher(_settings: Settings) -> CeleryDispatcher:
 def build_control(settings: Settings, store: PostgresStore) -> Control:
     """A person's hand on tasks."""
     return Control(store, build_dispatcher(settings))
+
+
+def build_resolver(settings: Settings, store: PostgresStore) -> Resolver:
+    """A person's word on delegations whose outcome is unknown. Raises `RegistryError`."""
+    return Resolver(store, build_dispatcher(settings), build_agents(settings))
 
 
 def broker_info(settings: Settings) -> Mapping[str, Any]:

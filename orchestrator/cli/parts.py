@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.event_type import EventType
     from orchestrator.flow.control import Control
     from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, ReadStore, SweepStore
+    from orchestrator.flow.resolve import Resolver
     from orchestrator.kafka.health import BridgeGroup
     from orchestrator.settings import Settings
     from orchestrator.store.health import DatabaseHealth
@@ -93,6 +94,33 @@ def control() -> Iterator[Control]:
         yield wiring.build_control(settings(), found)
     finally:
         found.close()
+
+
+@contextmanager
+def resolver() -> Iterator[Resolver]:
+    """A person's word on calls whose outcome is unknown: PostgreSQL, agents.yaml and Celery's broker."""
+    from orchestrator import wiring
+
+    found = wiring.build_store(settings())
+    try:
+        yield wiring.build_resolver(settings(), found)
+    finally:
+        found.close()
+
+
+def agent_output(raw: bytes) -> Any:
+    """A reply as typed by a person, read as strictly as an agent's own.
+
+    Raises:
+        Misuse: it is no JSON that PostgreSQL can keep.
+    """
+    from orchestrator.agents.reply import BadReply, parse
+    from orchestrator.cli.failures import Misuse
+
+    try:
+        return parse(raw)
+    except BadReply as error:
+        raise Misuse(f"the reply is no JSON that can be kept: {error}") from error
 
 
 @contextmanager

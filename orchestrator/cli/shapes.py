@@ -100,6 +100,7 @@ def delegation_json(delegation: Delegation) -> dict[str, Any]:
         "reply": delegation.reply,
         "error_code": delegation.error_code,
         "error": delegation.error,
+        "settled_by": delegation.settled_by,
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 NOT_SENT = "not_sent"
 """Code of a call that never left, since its time was over before."""
@@ -54,6 +54,13 @@ class Delegation:
     error_code: str | None = None
     error: str | None = None
     finished_at: datetime | None = None
+    settled_by: str | None = None
+    """The person whose word its outcome is; None where the agent's own counts."""
+
+    @property
+    def told_by(self) -> tuple[Literal["agent", "person"], str]:
+        """Who the reply comes from, as the origin of the values in it."""
+        return ("agent", self.agent) if self.settled_by is None else ("person", self.settled_by)
 
     @property
     def ref(self) -> str:

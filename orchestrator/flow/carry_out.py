@@ -64,6 +64,8 @@ def carry_out(
         delegation = _next_open(turn)
         if delegation is None:
             break
+        if delegation.state is DelegationState.FAILED:  # by a person's word: who fails by itself ends the step at once
+            return turn.end(StepCommit(Fail(delegation.error_code or "agent_failed", delegation.error or "it failed")))
         agent = agents.get(delegation.agent)
         if agent is None:
             reason = f"agents.yaml has no agent {delegation.agent!r} any more; put it back and retry the task"
@@ -132,8 +134,7 @@ def _provided(agent: AgentSpec | None, delegation: Delegation) -> list[Change]:
         except PointerError:
             continue
         origin = Origin(
-            "agent",
-            delegation.agent,
+            *delegation.told_by,
             now(),
             step=delegation.step,
             delegation=delegation.key,

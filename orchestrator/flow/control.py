@@ -35,10 +35,15 @@ class Control:
         return self.store.cancel(task_id, who=who, why=why)
 
     def _ring(self, doorbell: Dispatch) -> Dispatch:
-        reach(FaultPoint.CONTROL_WRITTEN, doorbell.task_id)
-        try:
-            self.dispatcher.dispatch([doorbell])
-        except DispatchFailed as error:
-            # The task is due in its row: the sweep rings as soon as the broker is back.
-            log.warning("control.broker_away", extra={"task_id": doorbell.task_id, "why": str(error)})
+        ring(self.dispatcher, doorbell)
         return doorbell
+
+
+def ring(dispatcher: Dispatcher, doorbell: Dispatch) -> None:
+    """Ring after the commit of what a person did. Raises nothing."""
+    reach(FaultPoint.CONTROL_WRITTEN, doorbell.task_id)
+    try:
+        dispatcher.dispatch([doorbell])
+    except DispatchFailed as error:
+        # The task is due in its row: the sweep rings as soon as the broker is back.
+        log.warning("control.broker_away", extra={"task_id": doorbell.task_id, "why": str(error)})

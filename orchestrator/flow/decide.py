@@ -171,8 +171,7 @@ def _recorded_change(record: FieldRecord, replies: Mapping[str, Delegation], at:
     else:
         value = _quoted_value(record, delegation)
     origin = Origin(
-        "agent",
-        delegation.agent,
+        *delegation.told_by,
         at,
         step=delegation.step,
         delegation=delegation.key,

@@ -219,8 +219,10 @@ class ReadStore(Protocol):
     def versions(self, task_id: str) -> Sequence[tuple[int, datetime, Sequence[Change]]]:
         """Every context version: number, time and changes, oldest first."""
 
-    def tasks(self, *, state: str | None = None, limit: int = 50, after: str | None = None) -> Sequence[Task]:
-        """Newest first."""
+    def tasks(
+        self, *, state: str | None = None, waits_for: str | None = None, limit: int = 50, after: str | None = None
+    ) -> Sequence[Task]:
+        """Newest first; only those in this state, only those that wait for this."""
 
     def history(self, task_id: str) -> Sequence[HistoryEntry]:
         """All steps with their delegations, oldest first."""

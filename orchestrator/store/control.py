@@ -86,7 +86,7 @@ class ControlPart(Transactions):
         """Open a failed task again at the step that failed, or make a waiting one due."""
 
         def work(connection: Connection) -> Dispatch:
-            row = _locked(connection, task_id)
+            row = locked(connection, task_id)
             step = row["next_step"]
             if row["state"] == TaskState.WAITING and row["waits_for"] != WaitsFor.EVENT:
                 connection.execute(_MAKE_DUE, {"task_id": task_id, "stall": self.stall})
@@ -123,7 +123,7 @@ class ControlPart(Transactions):
         """Go back to the context before ``step`` with ``edits`` on top, under a new step number."""
 
         def work(connection: Connection) -> Dispatch:
-            row = _locked(connection, task_id)
+            row = locked(connection, task_id)
             if row["held"]:
                 raise NotAllowed(
                     f"a worker is at step {row['next_step']} of task {task_id!r} at this moment",
@@ -183,7 +183,7 @@ class ControlPart(Transactions):
         """End the task: at once where no step runs, else at its next boundary."""
 
         def work(connection: Connection) -> Task:
-            row = _locked(connection, task_id)
+            row = locked(connection, task_id)
             state = TaskState(row["state"])
             if state.is_terminal:
                 raise NotAllowed(f"task {task_id!r} has already ended: it is {state.value}", task_id=task_id)
@@ -194,12 +194,13 @@ class ControlPart(Transactions):
                 connection.execute(_CANCEL_NOW, {"task_id": task_id, "reason": reason})
                 _tell(connection, row, TaskState.CANCELED, row["next_step"], "canceled", reason)
             audit(connection, who=who, what="cancel", why=why, task_id=task_id, details={"at_once": not row["held"]})
-            return task_of(_locked(connection, task_id))
+            return task_of(locked(connection, task_id))
 
         return self.transact(work)
 
 
-def _locked(connection: Connection, task_id: str) -> RowMapping:
+def locked(connection: Connection, task_id: str) -> RowMapping:
+    """The task's row, locked, with ``held``: whether a worker holds its lease. Raises `TaskNotFound`."""
     row = connection.execute(_LOCK, {"task_id": task_id}).mappings().first()
     if row is None:
         raise not_found(task_id)

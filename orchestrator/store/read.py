@@ -22,6 +22,7 @@ _TASKS = text("""
     SELECT t.* FROM tasks t
     LEFT JOIN tasks before ON before.task_id = :after
     WHERE (CAST(:state AS text) IS NULL OR t.state = :state)
+      AND (CAST(:waits_for AS text) IS NULL OR (t.state = 'waiting' AND t.waits_for = :waits_for))
       AND (CAST(:after AS text) IS NULL OR (t.created_at, t.task_id) < (before.created_at, before.task_id))
     ORDER BY t.created_at DESC, t.task_id DESC LIMIT :limit
 """)
@@ -70,9 +71,11 @@ class ReadPart(Transactions):
             raise not_found(task_id)
         return [(row["version"], row["created_at"], changes_of(row["changes"])) for row in rows]
 
-    def tasks(self, *, state: str | None = None, limit: int = 50, after: str | None = None) -> Sequence[Task]:
+    def tasks(
+        self, *, state: str | None = None, waits_for: str | None = None, limit: int = 50, after: str | None = None
+    ) -> Sequence[Task]:
         """Newest first."""
-        parameters = {"state": state, "limit": limit, "after": after}
+        parameters = {"state": state, "waits_for": waits_for, "limit": limit, "after": after}
         rows = self.transact(lambda connection: connection.execute(_TASKS, parameters).mappings().all())
         return [task_of(row) for row in rows]
 

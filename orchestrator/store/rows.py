@@ -139,6 +139,7 @@ def delegation_of(row: Row) -> Delegation:
         error_code=row["error_code"],
         error=row["error"],
         finished_at=row["finished_at"],
+        settled_by=row["settled_by"],
     )
 
 

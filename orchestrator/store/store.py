@@ -11,11 +11,12 @@ from orchestrator.store.dead_letters import DeadLetterPart
 from orchestrator.store.intake import IntakePart
 from orchestrator.store.outbox import OutboxPart
 from orchestrator.store.read import ReadPart
+from orchestrator.store.resolve import ResolvePart
 from orchestrator.store.steps import StepPart
 from orchestrator.store.sweep import SweepPart
 
 
-class PostgresStore(StepPart, SweepPart, IntakePart, OutboxPart, ControlPart, ReadPart, DeadLetterPart):
+class PostgresStore(StepPart, SweepPart, IntakePart, OutboxPart, ControlPart, ResolvePart, ReadPart, DeadLetterPart):
     """Implements every store Protocol of `orchestrator.flow.ports`. Safe to share between threads.
 
     Args:

@@ -108,9 +108,9 @@ def test_an_agent_that_honours_no_keys_is_never_called_a_second_time(
     # It acts on each request, whatever its key: a second request would show as a second effect.
     scripted_agent.script("/pay", reply({"pay": "P-1"}), idempotent=False)
     lookup = {"lookup": {"url": scripted_agent.url("/pay/replies/{key}")}} if kind == "looks up" else {}
-    system.use_agents(
-        entry(scripted_agent, "pay", idempotent=False, timeout={"connect": 1, "read": 2, "total": 3}, **lookup)
-    )
+    schema = {"type": "object", "required": ["pay"], "properties": {"pay": {"type": "string"}}}
+    timeout = {"connect": 1, "read": 2, "total": 3}
+    system.use_agents(entry(scripted_agent, "pay", idempotent=False, timeout=timeout, output_schema=schema, **lookup))
     before, after = FaultPoint.DELEGATION_MARKED, FaultPoint.DELEGATION_ANSWERED
     start_workers(system, faults.arm(f"{before}:kill:only=not-sent", f"{after}:kill:only=acted"))
     system.start("bridge", "beat")
@@ -127,9 +127,31 @@ def test_an_agent_that_honours_no_keys_is_never_called_a_second_time(
             assert task.reason_code == "outcome_unknown"
             (step,) = system.store.history(task_id)
             assert [one.state for one in step.delegations] == [DelegationState.UNKNOWN]
+    if kind == "neither":
+        settle_by_hand(system)
     posts = Counter(seen.key.split(":")[0] for seen in scripted_agent.ledger().posts("/pay"))
-    assert posts == ({"not-sent": 1, "acted": 1} if kind == "looks up" else {"acted": 1})
+    assert posts == {"not-sent": 1, "acted": 1}
     assert scripted_agent.ledger().doubled == []
+
+
+def settle_by_hand(system: System) -> None:
+    """What a person does with the two: both are listed; one is sent, the other one's reply is entered."""
+    parked = system.orchestrator("task", "list", "--waits-for", "person", "--json").json()["tasks"]
+    assert {task["task_id"] for task in parked} == {"not-sent", "acted"}
+    shown = system.orchestrator("task", "show", "acted").out
+    assert "orchestrator task resolve acted --succeeded --reply JSON" in shown
+    refused = system.orchestrator("task", "resolve", "acted", "--succeeded", "--reply", '{"pay": 7}', code=1)
+    assert "output_schema" in refused.err
+    said = ("--why", "seen in the ledger", "--who", "ann", "--json")
+    entered = system.orchestrator("task", "resolve", "acted", "--succeeded", "--reply", '{"pay": "P-1"}', *said).json()
+    assert (entered["delegation"], entered["outcome"], entered["step"]) == ("1.0", "succeeded", 1)
+    system.orchestrator("task", "resolve", "not-sent", "--never-happened")
+    for task_id in ("acted", "not-sent"):
+        system.wait_for_state(task_id, "completed")
+        assert system.data(task_id) == {"pay": "P-1"}
+    origins = {task_id: system.store.context(task_id).origins["pay"] for task_id in ("acted", "not-sent")}
+    assert (origins["acted"].kind, origins["acted"].name) == ("person", "ann")
+    assert (origins["not-sent"].kind, origins["not-sent"].name) == ("agent", "pay")
 
 
 def test_a_step_that_kills_every_worker_is_set_aside(

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.delegation import DelegationState
+from orchestrator.domain.resolution import Outcome, Resolution
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.flow.step import StepResult
 from tests.support.agents import job, lost_reply, poll, problem, reply
@@ -137,6 +138,18 @@ def test_a_lost_reply_is_looked_up_where_the_agent_offers_it(world: World) -> No
     world.answers = [call("pay")]
     world.run()
     assert world.run_until_it_moves_on().outcome == "completed"
+    assert len(world.agent.ledger().posts("/pay")) == 1
+
+
+def test_a_call_that_failed_by_a_persons_word_fails_the_step_without_another_call(world: World) -> None:
+    world.add_agent("pay", lost_reply({"pay": "P-1"}))
+    world.answers = [call("pay")]
+    world.submit("pay")
+    assert world.run().outcome == "waiting"
+    (delegation,) = world.store.unknown_delegations("t-1")
+    world.store.resolve(delegation, Resolution(Outcome.FAILED), who="ann", why="they say no")
+    result = world.run()
+    assert (result.outcome, result.detail) == ("failed", "agent_failed: pay did not do it, says ann")
     assert len(world.agent.ledger().posts("/pay")) == 1
 
 

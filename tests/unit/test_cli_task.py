@@ -179,8 +179,9 @@ def test_an_unknown_outcome_is_not_simply_sent_again() -> None:
     found = advice(a_task(TaskState.WAITING, waits_for=WaitsFor.PERSON), [lost])
     assert "scorer may have acted" in found[0].why
     assert [one.command for one in found] == [
-        "orchestrator task rerun 'T 1' --step 1",
-        "orchestrator task rerun 'T 1' --step 1 --set FIELD=VALUE",
+        "orchestrator task resolve 'T 1' --succeeded --reply JSON",
+        "orchestrator task resolve 'T 1' --never-happened",
+        "orchestrator task resolve 'T 1' --failed",
     ]
 
 

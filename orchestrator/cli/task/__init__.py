@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.command import Group
-from orchestrator.cli.task import control, show, submit, watch
+from orchestrator.cli.task import control, resolve, show, submit, watch
 
 __all__ = ["task"]
 
 
 @click.group(cls=Group)
 def task() -> None:
-    """Submit, look at, follow, retry and cancel tasks."""
+    """Submit, look at, follow, retry, resolve and cancel tasks."""
 
 
 task.add_command(submit.submit)
@@ -22,4 +22,5 @@ task.add_command(watch.watch)
 task.add_command(control.retry)
 task.add_command(control.rerun)
 task.add_command(control.cancel)
+task.add_command(resolve.resolve)
 task.add_command(submit.event)

@@ -60,21 +60,25 @@ def _while_waiting(task: Task, history: Sequence[HistoryEntry], name: str) -> li
         return [Advice("to tell it of the event", f"orchestrator task event {name} --type {event} --data FIELD=VALUE")]
     unknown = [one for one in _open_delegations(task, history) if one.state is DelegationState.UNKNOWN]
     if task.waits_for is WaitsFor.PERSON and unknown:
-        return [
-            Advice(
-                f"{unknown[0].agent} may have acted and its reply is lost. Ask there; if it did not, to send it anew",
-                _rerun(name, task.next_step),
-            ),
-            Advice(
-                "if it did, to enter its result",
-                f"{_rerun(name, task.next_step)} --set FIELD=VALUE",
-            ),
-        ]
+        return _settling(unknown, name)
     if task.waits_for is WaitsFor.PERSON:
         return [Advice("to answer", f"orchestrator task event {name} --data FIELD=VALUE")]
     if task.waits_for is WaitsFor.RETRY:
         return [Advice("to try again now", f"orchestrator task retry {name}")]
     return [Advice("to follow it", f"orchestrator task watch {name}")]
+
+
+def _settling(unknown: Sequence[Delegation], name: str) -> list[Advice]:
+    one = unknown[0]
+    resolve = f"orchestrator task resolve {name}" + (f" --delegation {one.ref}" if len(unknown) > 1 else "")
+    return [
+        Advice(
+            f"{one.agent} may have acted and its reply is lost. Look there; if it acted, to enter its reply",
+            f"{resolve} --succeeded --reply JSON",
+        ),
+        Advice("if it never acted, to call it again", f"{resolve} --never-happened"),
+        Advice("if it could not do it, to let the step fail", f"{resolve} --failed"),
+    ]
 
 
 def _rerun(name: str, step: int) -> str:

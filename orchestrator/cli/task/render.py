@@ -323,6 +323,8 @@ def _write_delegation(out: Output, delegation: Delegation, details: bool) -> Non
         line.append(f", {delegation.attempts} attempts")
     if (seconds := delegation_seconds(delegation)) is not None:
         line.append(f" in {duration(seconds)}")
+    if delegation.settled_by:
+        line.append(f", by the word of {delegation.settled_by}")
     out.line(*line)
     if delegation.error:
         code = f"[{delegation.error_code}] " if delegation.error_code else ""

@@ -8,7 +8,7 @@ from orchestrator.cli import parts
 from orchestrator.cli.command import Command, pass_output
 from orchestrator.cli.output import Output, ago, shortened
 from orchestrator.cli.shapes import change_json, fields_json, task_json
-from orchestrator.domain.task import TaskState
+from orchestrator.domain.task import Task, TaskState, WaitsFor
 
 
 @click.command(
@@ -68,16 +68,22 @@ def show(out: Output, task_id: str, version: int | None, with_history: bool, wit
 @click.command(
     "list",
     cls=Command,
-    examples=["task list", "task list --state failed --limit 20", "task list --json | jq -r '.tasks[].task_id'"],
+    examples=[
+        "task list",
+        "task list --state failed --limit 20",
+        "task list --waits-for person",
+        "task list --json | jq -r '.tasks[].task_id'",
+    ],
 )
 @click.option("--state", type=click.Choice([state.value for state in TaskState]), help="Only tasks in this state.")
+@click.option("--waits-for", type=click.Choice([one.value for one in WaitsFor]), help="Only tasks that wait for this.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
 @click.option("--after", metavar="TASK_ID", help="Go on after this task of the list before.")
 @pass_output
-def list_tasks(out: Output, state: str | None, limit: int, after: str | None) -> None:
+def list_tasks(out: Output, state: str | None, waits_for: str | None, limit: int, after: str | None) -> None:
     """List tasks, newest first."""
     with parts.store() as store:
-        tasks = store.tasks(state=state, limit=limit, after=after)
+        tasks = store.tasks(state=state, waits_for=waits_for, limit=limit, after=after)
     following = tasks[-1].task_id if len(tasks) == limit else None
     if out.as_json:
         out.document({"tasks": [task_json(task) for task in tasks], "after": following})
@@ -85,7 +91,7 @@ def list_tasks(out: Output, state: str | None, limit: int, after: str | None) ->
     from orchestrator.cli.task.render import state_part
 
     if not tasks:
-        out.note("No tasks." if state is None else f"No tasks are {state}.")
+        out.note("No such tasks." if state or waits_for else "No tasks.")
         return
     rows = [
         (
@@ -94,10 +100,15 @@ def list_tasks(out: Output, state: str | None, limit: int, after: str | None) ->
             task.waits_for.value if task.waits_for else "",
             str(task.next_step),
             ago(task.updated_at),
-            shortened(task.reason if task.state is TaskState.FAILED and task.reason else task.description, 60),
+            shortened(task.reason if task.reason and _stands_still(task) else task.description, 60),
         )
         for task in tasks
     ]
     out.table(["task", "state", "waits for", "step", "changed", "description or reason"], rows)
     if following:
         out.note(f"  → more: orchestrator task list --after {parts.quoted(following)}")
+
+
+def _stands_still(task: Task) -> bool:
+    """Whether why it stands still matters more than what it is about."""
+    return task.state is TaskState.FAILED or task.waits_for is WaitsFor.PERSON
