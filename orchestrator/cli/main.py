@@ -22,7 +22,7 @@ from orchestrator.errors import OrchestratorError
 COMMANDS = {
     "dev": ("orchestrator.cli.dev", "Run everything on this machine."),
     "db": ("orchestrator.cli.db", "Look after the tables in PostgreSQL."),
-    "task": ("orchestrator.cli.task", "Submit, look at, follow, retry, resolve and cancel tasks."),
+    "task": ("orchestrator.cli.task", "Everything that a person does with tasks."),
     "agent": ("orchestrator.cli.agent", "Look at the registry of agents and at their health."),
     "dead-letter": ("orchestrator.cli.dead_letter", "Look at records set aside; put them back or discard them."),
     "schema": ("orchestrator.cli.schema", "Print the JSON Schemas of the messages."),

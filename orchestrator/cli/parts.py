@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.agent import AgentSpec
     from orchestrator.domain.event_type import EventType
     from orchestrator.flow.control import Control
-    from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, ReadStore, SweepStore
+    from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore, SweepStore
     from orchestrator.flow.resolve import Resolver
     from orchestrator.kafka.health import BridgeGroup
     from orchestrator.settings import Settings
@@ -244,3 +244,10 @@ def planner() -> Planner:
     from orchestrator import wiring
 
     return wiring.build_planner(settings())
+
+
+def question(request: PlanRequest) -> Mapping[str, Any]:
+    """A question as a model reads it: ``prompt_version``, ``system``, ``user``, ``tools``."""
+    from orchestrator.llm.question import question_of
+
+    return question_of(request)

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.domain.asked import Asked, Offer
 from orchestrator.domain.context import Change, Context
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import Delegation, DelegationState
@@ -52,6 +53,8 @@ class Step:
     error: str | None = None
     superseded: bool = False
     """Whether a rerun went back before this step: kept for the record, no part of the task's present course."""
+    asked: Asked | None = None
+    """The question that was put to the planner last; None where none was, or by a version that did not keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,9 @@ class StepCommit:
     changes: tuple[Change, ...] = ()
     merged_events: tuple[int, ...] = ()
     """Inbox ids of events whose changes are in ``context``."""
+    asked: Asked | None = None
+    """The question that was put to the planner, whatever came of it; its offer is in ``offer``."""
+    offer: Offer | None = None
 
 
 @dataclass(frozen=True, slots=True)

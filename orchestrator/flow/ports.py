@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.asked import Offer
 from orchestrator.domain.context import Change, Context
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import AgentOutcome, LookupOutcome
@@ -226,6 +227,9 @@ class ReadStore(Protocol):
 
     def history(self, task_id: str) -> Sequence[HistoryEntry]:
         """All steps with their delegations, oldest first."""
+
+    def offers(self, digests: Sequence[str]) -> Mapping[str, Offer]:
+        """What planners were offered, by digest; digests not on record are left out."""
 
     def updates(self, task_id: str, after_id: int = 0) -> Sequence[OutboxRow]:
         """The task's updates in order, for following it live."""

@@ -105,7 +105,7 @@ class StepRunner:
             wait_timed_out=_wait_timed_out(turn, history),
         )
         try:
-            decision = decide(self.planner, request, self.limits.bad_answers)
+            decision = decide(_Asking(self.planner, turn), request, self.limits.bad_answers)
         except PlannerUnavailable as error:
             return _planner_away(turn, error)
         except (BadAnswer, PlannerRefused, NoRoute) as error:
@@ -133,6 +133,19 @@ class StepRunner:
         if decision.kind is DecisionKind.RECORD:
             turn.change(recorded_changes(decision.records, history, now()))
         return turn.end(StepCommit(_meaning(turn, decision), decision=None if recorded else decision))
+
+
+class _Asking:
+    """The planner, with each question noted for the journal."""
+
+    def __init__(self, planner: Planner, turn: Turn) -> None:
+        self._planner = planner
+        self._turn = turn
+
+    def decide(self, request: PlanRequest) -> Decision:
+        """Ask."""
+        self._turn.asked(request)
+        return self._planner.decide(request)
 
 
 def _meaning(turn: Turn, decision: Decision) -> Then:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from orchestrator.domain.asked import Asked, Offer
 from orchestrator.domain.context import Change
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.event_type import changes_of_event
@@ -31,9 +32,12 @@ from orchestrator.domain.journal import (
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import Task, TaskState
 from orchestrator.errors import LeaseLost, StoreUnavailable
-from orchestrator.flow.ports import EventTypes, StepStore
+from orchestrator.flow.ports import EventTypes, PlanRequest, StepStore
 
 log = logging.getLogger(__name__)
+
+COMPLAINT_CHARS = 1_000
+"""How much is kept of what was wrong with an answer."""
 
 _EVENT_ROUNDS = 10
 """How often a completing commit merges events that came in meanwhile; then the next step merges them."""
@@ -81,6 +85,8 @@ class Turn:
         self.came: set[str | None] = set()
         """Types of the events that this execution merged."""
         self._settlements: list[Settlement] = []
+        self._asked: Asked | None = None
+        self._offer: Offer | None = None
         self.merge(claim.events)
 
     def merge(self, events: Iterable[PendingEvent]) -> None:
@@ -95,6 +101,18 @@ class Turn:
         """Change the context in memory; written with the next commit, as one version."""
         self._changes.extend(changes)
         self.context = self._saved.apply(self._changes)
+
+    def asked(self, request: PlanRequest) -> None:
+        """Note a question that was put to the planner; written with the next commit."""
+        self._offer = Offer(tuple(request.agents), tuple(request.event_types))
+        self._asked = Asked(
+            context_version=self._saved.version,
+            merged=len(self._changes),
+            steps=tuple(entry.step.number for entry in request.history),
+            offer=self._offer.digest,
+            wait_timed_out=request.wait_timed_out,
+            complaints=tuple(complaint[:COMPLAINT_CHARS] for complaint in request.complaints),
+        )
 
     def keep(self, settlement: Settlement) -> None:
         """Note what became of a delegation; written with the next commit."""
@@ -121,6 +139,8 @@ class Turn:
             context=self.context if self._changes else None,
             changes=tuple(self._changes),
             merged_events=tuple(self._merged),
+            asked=self._asked,
+            offer=self._offer,
         )
         try:
             committed = _patiently(lambda: self.store.commit(self.lease, full), self.limits.store_patience)
@@ -129,6 +149,7 @@ class Turn:
             raise
         if not committed.refused_for_events:
             self._changes, self._merged, self._settlements = [], [], []
+            self._asked = self._offer = None
             self._saved = self.context
             self.delegations = {delegation.index: delegation for delegation in committed.delegations}
         return committed

@@ -30,6 +30,7 @@ from orchestrator.domain.journal import (
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.errors import LeaseLost
 from orchestrator.store.engine import jsonb, text
+from orchestrator.store.offers import keep_asked
 from orchestrator.store.published import update_body
 from orchestrator.store.rows import changes_to_json, context_of, delegation_of, origin_to_json, pending_event_of
 
@@ -59,7 +60,8 @@ _RECORDED = text("SELECT decision FROM steps WHERE task_id = :task_id AND step_n
 _DECIDE = text("""
     UPDATE steps SET decision = CAST(:decision AS jsonb), reason = :reason, model = :model,
         prompt_version = :prompt_version, tokens_in = :tokens_in, tokens_out = :tokens_out, cost = :cost,
-        seconds = :seconds, answers = :answers, decided_at = now(), error_code = NULL, error = NULL
+        seconds = :seconds, answers = :answers, asked = CAST(:asked AS jsonb), decided_at = now(), error_code = NULL,
+        error = NULL
     WHERE task_id = :task_id AND step_number = :step AND decision IS NULL
 """)
 
@@ -242,10 +244,13 @@ class FencedCommit:
                     "cost": usage.cost,
                     "seconds": usage.seconds,
                     "answers": usage.answers,
+                    "asked": None if commit.asked is None else jsonb(commit.asked.to_json()),
                 },
             )
             if recorded.rowcount != 1:
                 raise AssertionError(f"step {self.lease.step} of {self.lease.task_id!r} already has a decision")
+        elif commit.asked is not None:
+            keep_asked(self.connection, self.lease, commit.asked)
         if commit.delegations:
             rows = [
                 {

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
+from orchestrator.domain.asked import Asked
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
@@ -117,6 +118,7 @@ def step_of(row: Row) -> Step:
         error_code=row["error_code"],
         error=row["error"],
         superseded=row["superseded"],
+        asked=None if row["asked"] is None else Asked.from_json(row["asked"]),
     )
 
 

@@ -24,6 +24,7 @@ from orchestrator.domain.task import TaskState
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.fenced_commit import DELEGATIONS, WRITE_STATE, FencedCommit, fence_of
 from orchestrator.store.history import load_history
+from orchestrator.store.offers import keep_offer
 from orchestrator.store.rows import (
     context_of,
     delegation_of,
@@ -93,6 +94,8 @@ class StepPart(Transactions):
     """Implements `orchestrator.flow.ports.StepStore`."""
 
     stall: timedelta
+    kept_offers: set[str]
+    """Digests of what is known to be in ``offers``: an offer is written once a process, not with every step."""
 
     def claim(self, task_id: str, step: int, owner: str, lease_for: timedelta) -> Claim | NotClaimed:
         """Take the lease and load what the step needs."""
@@ -131,7 +134,17 @@ class StepPart(Transactions):
 
     def commit(self, lease: Lease, commit: StepCommit) -> Committed:
         """Write one fenced transaction."""
-        return self.transact(lambda connection: FencedCommit(connection, lease, commit, self.stall).write())
+        offer = commit.offer if commit.offer is not None and commit.offer.digest not in self.kept_offers else None
+
+        def work(connection: Connection) -> Committed:
+            if offer is not None:
+                keep_offer(connection, offer, self.kept_offers)
+            return FencedCommit(connection, lease, commit, self.stall).write()
+
+        committed = self.transact(work)
+        if offer is not None:
+            self.kept_offers.update(offer.entries())
+        return committed
 
     def release(self, lease: Lease, retry_at: datetime) -> None:
         """Hand the step back unfinished."""

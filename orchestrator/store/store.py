@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from orchestrator.store.control import ControlPart
 from orchestrator.store.dead_letters import DeadLetterPart
 from orchestrator.store.intake import IntakePart
+from orchestrator.store.offers import OfferPart
 from orchestrator.store.outbox import OutboxPart
 from orchestrator.store.read import ReadPart
 from orchestrator.store.resolve import ResolvePart
@@ -16,7 +17,17 @@ from orchestrator.store.steps import StepPart
 from orchestrator.store.sweep import SweepPart
 
 
-class PostgresStore(StepPart, SweepPart, IntakePart, OutboxPart, ControlPart, ResolvePart, ReadPart, DeadLetterPart):
+class PostgresStore(
+    StepPart,
+    SweepPart,
+    IntakePart,
+    OutboxPart,
+    ControlPart,
+    ResolvePart,
+    ReadPart,
+    OfferPart,
+    DeadLetterPart,
+):
     """Implements every store Protocol of `orchestrator.flow.ports`. Safe to share between threads.
 
     Args:
@@ -27,6 +38,7 @@ class PostgresStore(StepPart, SweepPart, IntakePart, OutboxPart, ControlPart, Re
     def __init__(self, engine: Engine, *, stall: timedelta = timedelta(seconds=10)) -> None:
         super().__init__(engine)
         self.stall = stall
+        self.kept_offers = set()
 
     def close(self) -> None:
         """Close its connections."""

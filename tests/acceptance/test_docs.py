@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -62,3 +63,24 @@ def test_a_new_event_type_by_the_guide_alone(system: System) -> None:
     system.wait_for_state("order-8", "completed")
     letters = wait_for(lambda: system.store.dead_letters(), what="a dead letter")
     assert [letter.reason for letter in letters] == ["event_schema"]
+
+
+def test_explaining_a_task_by_the_guide(system: System) -> None:
+    document = "docs/explain.md"
+    system.start("bridge", "worker", "beat")
+    typed = list(commands(document))
+    outputs = [type_in(command, system.folder, system.env) for command in typed]
+    (shown,) = blocks(document, "text")
+    assert without_times(outputs[1]) == without_times(shown.text)
+    assert "registration_number" in outputs[2]
+    assert '<data name="history">' in outputs[2]
+    explained = json.loads(outputs[3])
+    assert [step["happened"] for step in explained["steps"]] == [
+        "company_register was asked",
+        "credit_score was asked",
+    ]
+    assert all(step["question"]["exact"] for step in explained["steps"])
+
+
+def without_times(text: str) -> str:
+    return re.sub(r"\d+(\.\d+)? s\b", "… s", text)

@@ -97,7 +97,7 @@ def test_the_promised_commands_are_there() -> None:
     promised = {
         "dev": "",
         "db": "upgrade current",
-        "task": "submit list show watch retry rerun cancel resolve event",
+        "task": "submit list show watch explain retry rerun cancel resolve event",
         "agent": "list check",
         "dead-letter": "list show replay discard",
         "schema": "list show",

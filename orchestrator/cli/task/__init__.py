@@ -5,20 +5,21 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.command import Group
-from orchestrator.cli.task import control, resolve, show, submit, watch
+from orchestrator.cli.task import control, explain, resolve, show, submit, watch
 
 __all__ = ["task"]
 
 
 @click.group(cls=Group)
 def task() -> None:
-    """Submit, look at, follow, retry, resolve and cancel tasks."""
+    """Everything that a person does with tasks."""
 
 
 task.add_command(submit.submit)
 task.add_command(show.list_tasks)
 task.add_command(show.show)
 task.add_command(watch.watch)
+task.add_command(explain.explain)
 task.add_command(control.retry)
 task.add_command(control.rerun)
 task.add_command(control.cancel)
