@@ -31,14 +31,15 @@ enable_utc = True  # the journal's times are UTC
 
 # -- queues
 task_default_queue = _names.STEPS_QUEUE
-task_queues = [  # in the order in which they are served
+task_queues = [  # in the order in which they are served, within each priority
     _Queue(name, _Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]  # kombu ships few types
-    for name in (_names.CONTROL_QUEUE, _names.STEPS_QUEUE)
+    for name in (_names.CONTROL_QUEUE, *_names.LANE_QUEUES)
 ]
 task_routes = {
     _names.STEP: {"queue": _names.STEPS_QUEUE},
-    _names.RETRY: {"queue": _names.CONTROL_QUEUE},
-    _names.SWEEP: {"queue": _names.CONTROL_QUEUE},
+    # Urgent whatever waits: without sweeps nothing ages and nothing lost is found.
+    _names.RETRY: {"queue": _names.CONTROL_QUEUE, "priority": 0},
+    _names.SWEEP: {"queue": _names.CONTROL_QUEUE, "priority": 0},
 }
 task_create_missing_queues = False  # a misspelt queue is an error, not a place where steps vanish
 task_default_priority = 5  # in the middle of Redis's ten lists, for a step that is sent by hand
@@ -61,7 +62,7 @@ beat_schedule = {
     "sweep": {
         "task": _names.SWEEP,
         "schedule": _settings.sweep_interval,
-        "options": {"expires": max(10.0, 3 * _settings.sweep_interval)},  # sweeps that pile up are worth one
+        "options": {"expires": max(10.0, 3 * _settings.sweep_interval), "priority": 0},  # piled up they are worth one
     }
 }
 beat_scheduler = "celery.beat:Scheduler"  # one interval needs no file to remember it by

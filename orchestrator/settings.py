@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from orchestrator.domain.turns import TurnRules
 from orchestrator.errors import ConfigurationError
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -31,6 +32,24 @@ def _comma_list(value: Any) -> Any:
 
 
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+
+
+def _by_name(value: Any) -> Any:
+    """``a=1,b=2`` as a mapping; a name ends at the last ``=``."""
+    if not isinstance(value, str):
+        return value
+    found: dict[str, str] = {}
+    for part in _comma_list(value):
+        name, equals, number = (piece.strip() for piece in part.rpartition("="))
+        if not equals or not name:
+            raise ValueError(f"{part!r} is not name=number")
+        if name in found:
+            raise ValueError(f"{name!r} stands in it twice")
+        found[name] = number
+    return found
+
+
+TenantTasks = Annotated[dict[str, Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(_by_name)]
 
 
 def _setting(name: str, default: Any = ..., *, doc: str, **constraints: Any) -> Any:
@@ -177,9 +196,26 @@ class Settings(BaseModel):
     )
     dispatch_window: int = _setting(
         "ORCHESTRATOR_DISPATCH_WINDOW",
-        5_000,
-        doc="Step messages that may wait in the broker; more tasks stay in PostgreSQL until there is room.",
+        2_000,
+        doc="Step messages that may wait in the broker before and beside one as urgent; more tasks stay in PostgreSQL "
+        "until there is room.",
         ge=1,
+    )
+
+    # -- turns
+    ageing: Seconds = _setting(
+        "ORCHESTRATOR_AGEING", 60.0, doc="Seconds of waiting for its turn that make a task one priority more urgent."
+    )
+    tenant_share: int = _setting(
+        "ORCHESTRATOR_TENANT_SHARE",
+        10,
+        doc="Tasks in flight of one tenant that go before what other tenants have beyond theirs.",
+        ge=1,
+    )
+    tenant_tasks: TenantTasks = _setting(
+        "ORCHESTRATOR_TENANT_TASKS",
+        {},
+        doc="Most tasks in flight by tenant: `*=200,acme=500`; `*` are all tenants not named. Empty: no cap.",
     )
 
     # -- processes
@@ -257,6 +293,12 @@ class Settings(BaseModel):
     def stall_for(self) -> timedelta:
         """`stall` as a timedelta."""
         return timedelta(seconds=self.stall)
+
+    @property
+    def turn_rules(self) -> TurnRules:
+        """Ageing, shares and caps."""
+        named = dict(self.tenant_tasks)
+        return TurnRules(timedelta(seconds=self.ageing), self.tenant_share, named.pop("*", None), named)
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret value in use, for masking in logs; passwords inside URLs included."""

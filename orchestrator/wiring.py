@@ -44,7 +44,7 @@ def build_store(settings: Settings, application: str = "orchestrator") -> Postgr
         statement_timeout=settings.statement_timeout,
         application=application,
     )
-    return PostgresStore(engine, stall=settings.stall_for)
+    return PostgresStore(engine, stall=settings.stall_for, turns=settings.turn_rules)
 
 
 @contextmanager

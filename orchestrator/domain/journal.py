@@ -229,6 +229,8 @@ class Dispatch:
     task_id: str
     step: int
     priority: int = 4
+    """As urgent as the task has become (`Task.urgency`)."""
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.domain.turns import urgency_of
+
 
 class TaskState(StrEnum):
     """``current_state`` of a task; *paused* is a flag beside it."""
@@ -88,6 +90,10 @@ class Task:
     paused: bool = False
     cancel_requested: bool = False
     priority: int = 4
+    aged: int = 0
+    """Levels of urgency that it gained by waiting for its turn."""
+    lane: int = 0
+    """0 within its tenant's share, 1 beyond; see `orchestrator.domain.turns`."""
     tenant: str | None = None
     allowed_agents: tuple[str, ...] | None = None
     """Names of agents this task may use; None: all."""
@@ -100,3 +106,8 @@ class Task:
     """Leases of the present step that ended without a commit (its worker died)."""
     ended_at: datetime | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def urgency(self) -> int:
+        """Its priority with what it gained by waiting."""
+        return urgency_of(self.priority, self.aged)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
+from orchestrator.domain.turns import Window
 from orchestrator.errors import DispatchFailed
 from orchestrator.flow.ports import Dispatcher, IntakeStore, Received, Taken
 
@@ -23,8 +24,8 @@ class Accept:
     """Takes batches in, feeding Celery within a bounded window.
 
     Args:
-        window: step messages that may wait in the broker; beyond it tasks stay in PostgreSQL, which loses none, until
-            the sweep finds room.
+        window: step messages that may wait in the broker before and beside one as urgent (`Window`); beyond it tasks
+            stay in PostgreSQL, which loses none, until the sweep finds room.
         stall: how long a doorbell may take before the sweep rings again.
     """
 
@@ -40,16 +41,16 @@ class Accept:
         Raises:
             StoreUnavailable: nothing of the batch was written.
         """
-        may_ring = self._has_room(len(batch))
-        taken = self.store.accept(batch, due_in=self.stall if may_ring else AT_ONCE)
-        return Accepted(taken, self.dispatcher if may_ring else None)
+        window = self._room()
+        taken = self.store.accept(batch, due_in=AT_ONCE if window is None else self.stall, window=window)
+        return Accepted(taken, None if window is None else self.dispatcher)
 
-    def _has_room(self, wanted: int) -> bool:
+    def _room(self) -> Window | None:
         try:
-            return self.dispatcher.backlog() + wanted <= self.window
+            return Window(self.window, self.dispatcher.waiting())
         except DispatchFailed as error:
             log.warning("accept.broker_away", extra={"why": str(error), "then": "the sweep rings"})
-            return False
+            return None
 
 
 class Accepted:

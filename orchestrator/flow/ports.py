@@ -31,6 +31,7 @@ from orchestrator.domain.journal import (
 )
 from orchestrator.domain.message import Message, Record
 from orchestrator.domain.task import Task
+from orchestrator.domain.turns import LAST_PLACE, Window
 
 # -- advancing a task ---------------------------------------------------------------------------------------------
 
@@ -73,15 +74,43 @@ class StepStore(Protocol):
         """All steps with their delegations, oldest first."""
 
 
+@dataclass(frozen=True, slots=True)
+class TenantLoad:
+    """What a tenant has under way."""
+
+    tenant: str | None
+    """None: all tasks without one."""
+    in_flight: int
+    due: int
+    """Due now, and in flight not yet."""
+    cap: int | None
+
+    @property
+    def held_back(self) -> bool:
+        """Whether tasks wait for no other reason than the tenant's cap."""
+        return self.due > 0 and self.cap is not None and self.in_flight >= self.cap
+
+
 class SweepStore(Protocol):
     """Recovery of what should move and does not."""
 
-    def ring_due(self, limit: int, stall: timedelta, *, busy: bool = False) -> Sequence[Dispatch]:
+    def ring_due(
+        self, limit: int, stall: timedelta, *, busy: bool = False, until: int = LAST_PLACE, ahead: int = -1
+    ) -> Sequence[Dispatch]:
         """Up to ``limit`` tasks that are due (``due_at`` passed, not ended, not paused, no lease in force).
 
-        Most urgent and oldest first; each is due again after ``stall`` unless it moves. Rows locked by another are
-        skipped, so several callers are harmless. ``busy``: many messages wait in the broker, so tasks whose doorbell
-        has been rung most likely have theirs among them and are left in peace for some stall times more.
+        Most urgent first, ageing included; of equally urgent ones each tenant's first before any tenant's second, what
+        is begun before what is new, oldest first. New ones only as far as their tenants' caps have room. Each is due
+        again after ``stall`` unless it moves. Rows locked by another are skipped, so several callers are harmless.
+
+        Args:
+            limit: how many at most.
+            stall: see above; longer with each ring that went unanswered.
+            busy: many messages wait in the broker, so tasks whose doorbell has been rung most likely have theirs among
+                them and are left in peace for some stall times more.
+            until: the last place (`orchestrator.domain.turns`) that is wanted.
+            ahead: urgency of the first doorbell that waits in the broker. A task that waits behind it and has become
+                much more urgent since it was rung is rung again, higher up.
         """
 
     def expire_events(self, limit: int, older_than: timedelta) -> int:
@@ -89,6 +118,9 @@ class SweepStore(Protocol):
 
     def undispatched(self) -> int:
         """How many tasks are due now and not in the hands of a worker."""
+
+    def tenants(self) -> Sequence[TenantLoad]:
+        """Tenants with tasks in flight or due, most in flight first."""
 
 
 # -- taking messages in -------------------------------------------------------------------------------------------
@@ -141,11 +173,13 @@ class Taken:
 class IntakeStore(Protocol):
     """Accepting records."""
 
-    def accept(self, batch: Sequence[Received], *, due_in: timedelta) -> Sequence[Taken]:
+    def accept(self, batch: Sequence[Received], *, due_in: timedelta, window: Window | None = None) -> Sequence[Taken]:
         """Take a batch in, in one transaction: inbox, tasks, contexts, outbox, dead letters and Kafka offsets.
 
-        New tasks and woken ones are due after ``due_in`` (the time their doorbell, rung by the caller after the
-        commit, has to arrive; zero: the sweep rings it). ``event_data`` of a task becomes context version 1, merged
+        New tasks and woken ones whose doorbell the caller is to ring after the commit have it in their result, and are
+        due after ``due_in``, the time it has to arrive. Those for which ``window`` (None: no bound) or their tenant's
+        cap has no room are due at once: the sweep rings them in their turn. So are all with a ``due_in`` of zero.
+        ``event_data`` of a task becomes context version 1, merged
         with any events that came before it.
         """
 
@@ -359,8 +393,11 @@ class Dispatcher(Protocol):
             DispatchFailed: the broker did not take (all of) them; the sweep repeats what was lost.
         """
 
-    def backlog(self) -> int:
-        """Step messages waiting in the broker. Raises `DispatchFailed` where it cannot be asked."""
+    def waiting(self) -> Sequence[int]:
+        """Step messages waiting in the broker, by place (`orchestrator.domain.turns`).
+
+        Raises `DispatchFailed` where it cannot be asked.
+        """
 
 
 class LeaseKeeper(Protocol):

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from datetime import timedelta
 
+from orchestrator.domain.turns import Window, place_of
 from orchestrator.errors import DispatchFailed
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import Dispatcher, SweepStore
@@ -26,7 +27,7 @@ class SweepLimits:
     """See the settings of the same names."""
 
     stall: timedelta = timedelta(seconds=10)
-    dispatch_window: int = 5_000
+    dispatch_window: int = 2_000
     event_wait: timedelta = timedelta(days=1)
 
 
@@ -60,16 +61,19 @@ class Sweep:
     def _ring(self) -> int:
         rung = 0
         try:
-            backlog = self.dispatcher.backlog()
-            room = self.limits.dispatch_window - backlog
-            while room > 0:
-                doorbells = self.store.ring_due(min(room, BATCH), self.limits.stall, busy=backlog > QUIET)
+            window = Window(self.limits.dispatch_window, self.dispatcher.waiting())
+            busy, ahead = window.waiting > QUIET, window.most_urgent
+            # What is most urgent may have room where the rest has none.
+            while (until := window.last_with_room()) is not None:
+                limit = min(window.room(until), BATCH)
+                doorbells = self.store.ring_due(limit, self.limits.stall, busy=busy, until=until, ahead=ahead)
                 if not doorbells:
                     break
                 reach(FaultPoint.SWEEP_MARKED)
                 self.dispatcher.dispatch(doorbells)
                 rung += len(doorbells)
-                room -= len(doorbells)
+                for doorbell in doorbells:
+                    window.fill(place_of(doorbell.priority, doorbell.lane))
         except DispatchFailed as error:
             log.warning("sweep.broker_away", extra={"why": str(error), "dispatched": rung})
         return rung

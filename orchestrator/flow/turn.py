@@ -191,7 +191,7 @@ def _result(task: Task, then: Then, committed: Committed) -> StepResult:
         log.info("step.ended", extra=ended)
     match committed.state:
         case TaskState.PROCESSING:
-            return StepResult("next", next=Dispatch(task.task_id, committed.next_step, task.priority))
+            return StepResult("next", next=Dispatch(task.task_id, committed.next_step, task.urgency, task.lane))
         case TaskState.WAITING if isinstance(then, Wait):
             until = f" until {then.due_at.isoformat(timespec='seconds')}" if then.due_at else ""
             return StepResult("waiting", f"{then.waits_for.value}{until}: {then.reason or then.reason_code or ''}")

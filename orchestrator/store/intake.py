@@ -16,10 +16,12 @@ from sqlalchemy.exc import DataError
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.message import EventMessage, Record, TaskMessage
 from orchestrator.domain.task import TaskState
+from orchestrator.domain.turns import TurnRules, Window, urgency_of
 from orchestrator.flow.ports import Intake, Invalid, Received, Taken
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.intake_batch import Item, bytes_of, task_id_of
 from orchestrator.store.intake_tasks import take_tasks
+from orchestrator.store.turns import Admission
 
 _INSERT_INBOX = text("""
     INSERT INTO inbox (topic, partition, record_offset, digest, message_id, kind, task_id, event_type, body,
@@ -35,12 +37,15 @@ _INSERT_INBOX = text("""
 """)
 
 _LOCK_TASKS = text("""
-    SELECT task_id, state, next_step, waits_for, wait, priority, paused
+    SELECT task_id, state, next_step, waits_for, wait, priority, aged, tenant, paused
     FROM tasks WHERE task_id = ANY(:ids) ORDER BY task_id FOR UPDATE
 """)
 
 _WAKE = text("""
-    UPDATE tasks SET woken = true, due_at = now() + CAST(:due_in AS interval) WHERE task_id = ANY(:ids)
+    UPDATE tasks SET woken = true, due_at = now() + make_interval(secs => r.due_in), rings = tasks.rings + r.rings,
+        rung_as = r.urgency, lane = r.lane
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(task_id text, due_in float, rings int, urgency int, lane int)
+    WHERE tasks.task_id = r.task_id
 """)
 
 _MARK_INBOX = text("""
@@ -75,21 +80,29 @@ _UPSERT_OFFSETS = text("""
 class IntakePart(Transactions):
     """Implements `orchestrator.flow.ports.IntakeStore`."""
 
-    def accept(self, batch: Sequence[Received], *, due_in: timedelta) -> Sequence[Taken]:
+    turns: TurnRules
+
+    def accept(self, batch: Sequence[Received], *, due_in: timedelta, window: Window | None = None) -> Sequence[Taken]:
         """Take a batch in, in one transaction."""
         if not batch:
             return []
+
+        def work(connection: Connection) -> list[Taken]:
+            return _accept(
+                connection, batch, Admission(connection, self.turns, window.copy() if window else None, due_in)
+            )
+
         try:
-            return self.transact(lambda connection: _accept(connection, batch, due_in))
+            return self.transact(work)
         except DataError:
             # One record among them cannot be stored (PostgreSQL's jsonb is stricter than JSON): find it, set it aside.
             if len(batch) > 1:
-                return [taken for received in batch for taken in self.accept([received], due_in=due_in)]
+                return [taken for received in batch for taken in self.accept([received], due_in=due_in, window=window)]
             (received,) = batch
             if isinstance(received.message, Invalid):
                 raise
             invalid = Invalid("not_storable", "PostgreSQL cannot store a value in it as JSON")
-            return self.accept([replace(received, message=invalid)], due_in=due_in)
+            return self.accept([replace(received, message=invalid)], due_in=due_in, window=window)
 
     def next_offsets(self, partitions: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """The next offset to read of each (topic, partition) that was ever accepted from."""
@@ -105,7 +118,7 @@ class IntakePart(Transactions):
         return self.transact(work)
 
 
-def _accept(connection: Connection, batch: Sequence[Received], due_in: timedelta) -> list[Taken]:
+def _accept(connection: Connection, batch: Sequence[Received], admission: Admission) -> list[Taken]:
     items = [Item(received) for received in batch]
     _write_inbox(connection, items)
     fresh = [item for item in items if item.taken is None]
@@ -119,8 +132,8 @@ def _accept(connection: Connection, batch: Sequence[Received], due_in: timedelta
                 events.append((item, message))
             case Invalid(reason):
                 item.taken = Taken(Intake.INVALID, reason=reason)
-    take_tasks(connection, tasks, due_in)
-    _take_events(connection, events, due_in)
+    take_tasks(connection, tasks, admission)
+    _take_events(connection, events, admission)
     _set_aside(connection, fresh)
     _mark(connection, fresh)
     _keep_offsets(connection, [item.record for item in items])
@@ -195,7 +208,7 @@ def _mark(connection: Connection, items: Iterable[Item]) -> None:
 # -- events
 
 
-def _take_events(connection: Connection, events: Sequence[tuple[Item, EventMessage]], due_in: timedelta) -> None:
+def _take_events(connection: Connection, events: Sequence[tuple[Item, EventMessage]], admission: Admission) -> None:
     """Sort events into pending, early and late.
 
     Locking the task's row orders an event against the commit that completes its task: either that commit sees the
@@ -205,7 +218,7 @@ def _take_events(connection: Connection, events: Sequence[tuple[Item, EventMessa
         return
     ids = sorted({message.task_id for _, message in events})
     tasks = {r.task_id: r for r in connection.execute(_LOCK_TASKS, {"ids": ids})}
-    woken: set[str] = set()
+    woken: dict[str, Item] = {}
     for item, message in events:
         task = tasks.get(message.task_id)
         if task is None:
@@ -213,13 +226,26 @@ def _take_events(connection: Connection, events: Sequence[tuple[Item, EventMessa
         elif TaskState(task.state).is_terminal:
             item.taken = Taken(Intake.EVENT_LATE, message.task_id, reason=f"its task is {task.state}")
         else:
-            dispatch = None
+            item.taken = Taken(Intake.EVENT_PENDING, message.task_id)
             if message.task_id not in woken and not task.paused and _wakes(task):
-                woken.add(message.task_id)
-                dispatch = Dispatch(message.task_id, task.next_step, task.priority)
-            item.taken = Taken(Intake.EVENT_PENDING, message.task_id, dispatch)
+                woken[message.task_id] = item
     if woken:
-        connection.execute(_WAKE, {"ids": sorted(woken), "due_in": due_in})
+        _wake(connection, [(item, tasks[task_id]) for task_id, item in sorted(woken.items())], admission)
+
+
+def _wake(connection: Connection, woken: Sequence[tuple[Item, Any]], admission: Admission) -> None:
+    """Make these tasks due, and say which doorbells are to be rung."""
+    urgencies = [urgency_of(task.priority, task.aged) for _, task in woken]
+    starts = admission.starts(
+        [(task.tenant, urgency) for (_, task), urgency in zip(woken, urgencies, strict=True)], new=False
+    )
+    rows = []
+    for (item, task), urgency, start in zip(woken, urgencies, starts, strict=True):
+        rows.append({"task_id": task.task_id, "urgency": urgency, **start.row()})
+        if start.rung:
+            dispatch = Dispatch(task.task_id, task.next_step, urgency, start.lane)
+            item.taken = Taken(Intake.EVENT_PENDING, task.task_id, dispatch)
+    connection.execute(_WAKE, {"rows": jsonb(rows)})
 
 
 def _wakes(task: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -18,17 +18,19 @@ from orchestrator.store.engine import jsonb, text
 from orchestrator.store.intake_batch import Item
 from orchestrator.store.published import update_body
 from orchestrator.store.rows import changes_to_json, origin_to_json
+from orchestrator.store.turns import Admission
 
 _INSERT_TASKS = text("""
     INSERT INTO tasks (task_id, description, required_fields, state, priority, tenant, allowed_agents, on_failure,
-                       deadline, budget, extra, content_digest, source, versions, due_at)
+                       deadline, budget, extra, content_digest, source, versions, due_at,
+                       rings, rung_as, lane)
     SELECT r.task_id, r.description, r.required_fields, 'received', r.priority, r.tenant,
            nullif(r.allowed_agents, 'null'), r.on_failure, r.deadline, r.budget, r.extra, r.content_digest,
-           nullif(r.source, 'null'), r.versions, now() + CAST(:due_in AS interval)
+           nullif(r.source, 'null'), r.versions, now() + make_interval(secs => r.due_in), r.rings, r.priority, r.lane
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
         task_id text, description text, required_fields jsonb, priority int, tenant text, allowed_agents jsonb,
         on_failure text, deadline timestamptz, budget jsonb, extra jsonb, content_digest text, source jsonb,
-        versions jsonb)
+        versions jsonb, due_in float, rings int, lane int)
     ON CONFLICT DO NOTHING
     RETURNING task_id
 """)
@@ -46,21 +48,24 @@ _INSERT_CONTEXTS = text("""
 """)
 
 
-def take_tasks(connection: Connection, tasks: Sequence[tuple[Item, TaskMessage]], due_in: timedelta) -> None:
+def take_tasks(connection: Connection, tasks: Sequence[tuple[Item, TaskMessage]], admission: Admission) -> None:
     """Write new tasks with their first context and update; tell repeated ones from conflicts."""
     if not tasks:
         return
     # Sorted, so that two batches take their locks in the same order; stable, so that the first of one id wins.
     messages = sorted(tasks, key=lambda pair: pair[1].task_id)
-    rows = jsonb([_task_row(item.record, message) for item, message in messages])
-    inserted = {r.task_id for r in connection.execute(_INSERT_TASKS, {"rows": rows, "due_in": due_in})}
+    starts = admission.starts([(message.tenant, message.priority) for _, message in messages], new=True)
+    begun = list(zip(messages, starts, strict=True))
+    rows = jsonb([_task_row(item.record, message) | start.row() for (item, message), start in begun])
+    inserted = {r.task_id for r in connection.execute(_INSERT_TASKS, {"rows": rows})}
     made: list[tuple[Item, TaskMessage]] = []
     repeated: list[tuple[Item, TaskMessage]] = []
-    for item, message in messages:
+    for (item, message), start in begun:
         if message.task_id in inserted:
             inserted.remove(message.task_id)
             made.append((item, message))
-            item.taken = Taken(Intake.ACCEPTED, message.task_id, Dispatch(message.task_id, 1, message.priority))
+            dispatch = Dispatch(message.task_id, 1, message.priority, start.lane) if start.rung else None
+            item.taken = Taken(Intake.ACCEPTED, message.task_id, dispatch)
         else:
             repeated.append((item, message))
     if made:

@@ -33,6 +33,8 @@ def task_of(row: Row) -> Task:
         paused=row["paused"],
         cancel_requested=row["cancel_requested"],
         priority=row["priority"],
+        aged=row["aged"],
+        lane=row["lane"],
         tenant=row["tenant"],
         allowed_agents=None if row["allowed_agents"] is None else tuple(row["allowed_agents"]),
         on_failure=row["on_failure"],

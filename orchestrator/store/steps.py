@@ -21,6 +21,7 @@ from orchestrator.domain.journal import (
     StepCommit,
 )
 from orchestrator.domain.task import TaskState
+from orchestrator.domain.turns import MOST_URGENT, TurnRules
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.fenced_commit import DELEGATIONS, WRITE_STATE, FencedCommit, fence_of
 from orchestrator.store.history import load_history
@@ -32,14 +33,17 @@ from orchestrator.store.rows import (
     step_of,
     task_of,
 )
+from orchestrator.store.turns import AGED
 
-_CLAIM = text("""
+_CLAIM = text(f"""
     UPDATE tasks SET
         epoch = epoch + 1,
         lease_owner = :owner,
         lost_leases = lost_leases + CASE WHEN lease_until IS NULL THEN 0 ELSE 1 END,
         lease_until = now() + CAST(:lease_for AS interval),
         due_at = now() + CAST(:lease_for AS interval),
+        aged = least({MOST_URGENT}, aged + coalesce({AGED.format(since="ready_at")}, 0)),
+        ready_at = NULL,
         rings = 0,
         woken = false,
         state = 'processing',
@@ -50,7 +54,7 @@ _CLAIM = text("""
       AND (lease_until IS NULL OR lease_until < now())
       AND (state <> 'waiting' OR woken OR cancel_requested OR due_at <= now())
     RETURNING *
-""")
+""")  # noqa: S608  # constants of ours only
 
 _LOAD = text("""
     SELECT
@@ -96,11 +100,18 @@ class StepPart(Transactions):
     stall: timedelta
     kept_offers: set[str]
     """Digests of what is known to be in ``offers``: an offer is written once a process, not with every step."""
+    turns: TurnRules
 
     def claim(self, task_id: str, step: int, owner: str, lease_for: timedelta) -> Claim | NotClaimed:
         """Take the lease and load what the step needs."""
         owner = f"{owner}:{secrets.token_hex(4)}"  # of this claim alone, see `fence_of`
-        parameters = {"task_id": task_id, "step": step, "owner": owner, "lease_for": lease_for}
+        parameters = {
+            "task_id": task_id,
+            "step": step,
+            "owner": owner,
+            "lease_for": lease_for,
+            "ageing": self.turns.ageing.total_seconds(),
+        }
 
         def work(connection: Connection) -> Claim | NotClaimed:
             row = connection.execute(_CLAIM, parameters).mappings().first()

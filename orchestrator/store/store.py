@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import Engine
 
+from orchestrator.domain.turns import TurnRules
 from orchestrator.store.control import ControlPart
 from orchestrator.store.dead_letters import DeadLetterPart
 from orchestrator.store.intake import IntakePart
@@ -33,12 +34,16 @@ class PostgresStore(
     Args:
         engine: from `make_engine`.
         stall: how long a rung doorbell may stay unanswered before the sweep rings again.
+        turns: ageing, and what tenants may have in flight.
     """
 
-    def __init__(self, engine: Engine, *, stall: timedelta = timedelta(seconds=10)) -> None:
+    def __init__(
+        self, engine: Engine, *, stall: timedelta = timedelta(seconds=10), turns: TurnRules | None = None
+    ) -> None:
         super().__init__(engine)
         self.stall = stall
         self.kept_offers = set()
+        self.turns = turns or TurnRules()
 
     def close(self) -> None:
         """Close its connections."""

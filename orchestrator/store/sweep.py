@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from orchestrator.domain.journal import Dispatch
-from orchestrator.store.engine import Transactions, text
+from orchestrator.domain.turns import LANES, LAST_PLACE, MOST_URGENT, TurnRules, place_of
+from orchestrator.flow.ports import TenantLoad
+from orchestrator.store.engine import Transactions, jsonb, text
+from orchestrator.store.turns import AGED, ALIVE, FLIGHT, IN_FLIGHT, KIND, ONE_AT_A_TIME, TENANT
 
 MAX_STALL = timedelta(minutes=5)
 """Doorbells that nobody answers are rung ever more seldom, but never more seldom than this."""
@@ -16,24 +20,79 @@ MAX_STALL = timedelta(minutes=5)
 BUSY_STALLS = 5
 """While many messages wait in the broker, a doorbell counts as lost only after so many stall times."""
 
-_RING = text("""
-    WITH due AS (
-        SELECT task_id FROM tasks
-        WHERE due_at <= now() AND NOT paused AND state IN ('received', 'processing', 'waiting')
-          AND (lease_until IS NULL OR lease_until < now())
-          AND (NOT :busy OR lease_until IS NOT NULL OR (rings = 0 AND state <> 'processing')
-               OR due_at <= now() - CAST(:patience AS interval))
-        ORDER BY due_at
+AGED_BEFORE_AGAIN = 3
+"""Levels that a task gains while less urgent than others in the broker before its doorbell is rung again, higher up."""
+
+_GROUP = f"{TENANT} AS who, priority, ({KIND}) AS kind"  # constants of ours only
+
+# The tasks of one tenant, priority and kind stand in the index in the order in which they are due. So the first few of
+# each group, found by leaping from group to group, hold the most urgent of all, however many wait behind them.
+_RING = text(f"""
+    WITH RECURSIVE groups AS (
+        (SELECT {_GROUP} FROM tasks WHERE {ALIVE} AND due_at IS NOT NULL ORDER BY 1, 2, 3 LIMIT 1)
+        UNION ALL
+        SELECT following.* FROM groups g CROSS JOIN LATERAL (
+            SELECT {_GROUP} FROM tasks
+            WHERE {ALIVE} AND due_at IS NOT NULL AND ({TENANT}, priority, ({KIND})) > (g.who, g.priority, g.kind)
+            ORDER BY 1, 2, 3 LIMIT 1) following
+    ), due AS (
+        SELECT g.who, g.kind, first.* FROM groups g CROSS JOIN LATERAL (
+            SELECT task_id, lane, due_at, priority + aged + {AGED.format(since="coalesce(ready_at, due_at)")} AS turn
+            FROM tasks
+            WHERE {ALIVE} AND {TENANT} = g.who AND priority = g.priority AND ({KIND}) = g.kind
+              AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+              AND (NOT :busy OR lease_until IS NOT NULL OR (rings = 0 AND state <> 'processing')
+                   OR due_at <= now() - CAST(:patience AS interval)
+                   OR (rung_as < :ahead AND least(:highest, priority + aged
+                        + {AGED.format(since="coalesce(ready_at, due_at)")}) >= least(:highest, rung_as + :gained)))
+            ORDER BY due_at
+            LIMIT (SELECT 8 + 2 * :limit / count(*) FROM groups)) first
+    ), flight AS (
+        {FLIGHT} GROUP BY 1
+    ), ranked AS (
+        SELECT due.*, least(:highest, turn)::int AS level, coalesce(flight.tasks, 0) AS tasks,
+               coalesce(flight.near, 0) AS near,
+               count(*) FILTER (WHERE kind <> 0) OVER turns AS new_tasks,
+               count(*) FILTER (WHERE kind <> 0 OR lane <> 0) OVER turns AS new_near,
+               row_number() OVER turns AS nth
+        FROM due LEFT JOIN flight USING (who)
+        WINDOW turns AS (PARTITION BY who ORDER BY least(:highest, turn) DESC, kind, turn DESC, due_at
+                         ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)
+    ), placed AS (
+        SELECT *, CASE WHEN (kind = 0 AND lane = 0) OR near + new_near <= :share THEN 0 ELSE 1 END AS new_lane
+        FROM ranked
+        WHERE kind = 0 OR tasks + new_tasks
+              <= coalesce(CAST(CAST(:caps AS jsonb) ->> who AS bigint),
+                          CASE WHEN who <> '' THEN CAST(:cap AS bigint) END,
+                          tasks + new_tasks)
+    ), chosen AS (
+        SELECT task_id, level, new_lane, nth FROM placed
+        WHERE (:highest - level) * :lanes + new_lane <= :until
+        ORDER BY level DESC, new_lane, nth, due_at
         LIMIT :limit
-        FOR UPDATE SKIP LOCKED
+    ), locked AS (
+        SELECT tasks.task_id FROM tasks JOIN chosen USING (task_id)
+        WHERE due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+        FOR UPDATE OF tasks SKIP LOCKED
     )
     UPDATE tasks SET
         due_at = now() + least(CAST(:stall AS interval) * power(2, least(rings, 20)), CAST(:most AS interval)),
         woken = true,
-        rings = rings + 1
-    FROM due WHERE tasks.task_id = due.task_id
-    RETURNING tasks.task_id, tasks.next_step, tasks.priority
-""")
+        rings = rings + 1,
+        ready_at = coalesce(ready_at, due_at),
+        rung_as = chosen.level,
+        lane = chosen.new_lane
+    FROM locked JOIN chosen USING (task_id) WHERE tasks.task_id = locked.task_id
+    RETURNING tasks.task_id, tasks.next_step, chosen.level, tasks.lane, chosen.nth
+""")  # noqa: S608  # the same
+
+_TENANTS = text(f"""
+    SELECT who, count(*) FILTER (WHERE kind = 0) AS in_flight, count(*) FILTER (WHERE kind <> 0) AS due FROM (
+        SELECT {TENANT} AS who, 0 AS kind FROM tasks WHERE {IN_FLIGHT}
+        UNION ALL
+        SELECT {TENANT}, 1 FROM tasks WHERE {ALIVE} AND ({KIND}) <> 0 AND due_at <= now()) loads
+    GROUP BY who ORDER BY in_flight DESC, due DESC, who
+""")  # noqa: S608  # constants of ours only
 
 _JOIN_EARLY = text("""
     UPDATE inbox SET state = 'pending'
@@ -74,18 +133,37 @@ _EXPIRE = text("""
 class SweepPart(Transactions):
     """Implements `orchestrator.flow.ports.SweepStore`."""
 
-    def ring_due(self, limit: int, stall: timedelta, *, busy: bool = False) -> Sequence[Dispatch]:
+    turns: TurnRules
+
+    def ring_due(
+        self, limit: int, stall: timedelta, *, busy: bool = False, until: int = LAST_PLACE, ahead: int = -1
+    ) -> Sequence[Dispatch]:
         """Take up to ``limit`` tasks that are due; each is due again later unless it moves."""
         parameters = {
             "limit": limit,
             "stall": stall,
-            "most": MAX_STALL,
+            # Seldom, yet often enough for what a task gains by waiting to be heard.
+            "most": min(MAX_STALL, max(stall, self.turns.ageing * AGED_BEFORE_AGAIN)),
             "busy": busy,
             "patience": stall * (BUSY_STALLS - 1),
+            "until": until,
+            "ahead": ahead,
+            "gained": AGED_BEFORE_AGAIN,
+            "highest": MOST_URGENT,
+            "lanes": LANES,
+            "ageing": self.turns.ageing.total_seconds(),
+            "share": self.turns.share,
+            "cap": self.turns.cap,
+            "caps": jsonb(dict(self.turns.caps)),
         }
-        rows = self.transact(lambda connection: connection.execute(_RING, parameters).all())
-        doorbells = [Dispatch(row.task_id, row.next_step, row.priority) for row in rows]
-        return sorted(doorbells, key=lambda doorbell: -doorbell.priority)
+
+        def work(connection: Connection) -> Sequence[Row[Any]]:
+            if self.turns.has_caps:
+                connection.execute(ONE_AT_A_TIME)
+            return connection.execute(_RING, parameters).all()
+
+        rows = sorted(self.transact(work), key=lambda row: (place_of(row.level, row.lane), row.nth))
+        return [Dispatch(row.task_id, row.next_step, row.level, row.lane) for row in rows]
 
     def expire_events(self, limit: int, older_than: timedelta) -> int:
         """Bring early events to their tasks; dead-letter those whose task does not come."""
@@ -107,3 +185,8 @@ class SweepPart(Transactions):
               AND (lease_until IS NULL OR lease_until < now())
         """)
         return int(self.transact(lambda connection: connection.execute(query).scalar_one()))
+
+    def tenants(self) -> Sequence[TenantLoad]:
+        """Tenants with tasks in flight or due, most in flight first."""
+        rows = self.transact(lambda connection: connection.execute(_TENANTS).all())
+        return [TenantLoad(row.who or None, row.in_flight, row.due, self.turns.cap_of(row.who or None)) for row in rows]

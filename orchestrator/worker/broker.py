@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+from orchestrator.domain.turns import PRIORITIES
 from orchestrator.settings import Settings
-from orchestrator.worker.names import PRIORITIES
 
 
 def broker_url(settings: Settings) -> str:
@@ -46,7 +46,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "health_check_interval": 10,
         # Each thread that publishes takes one.
         "max_connections": max(256, 2 * settings.concurrency),
-        # `control` before `steps`, urgent before the rest.
+        # Urgent before the rest; of the same urgency `control` before `steps`, `steps` before `steps-later`.
         "queue_order_strategy": "priority",
         "priority_steps": list(range(PRIORITIES)),
         "global_keyprefix": settings.redis_key_prefix,

@@ -12,7 +12,7 @@ from celery import Celery, chain
 from celery.canvas import Signature
 
 from orchestrator.domain.journal import Dispatch
-from orchestrator.worker.names import STEP, STEPS_QUEUE, broker_priority, celery_id, celery_root
+from orchestrator.worker.names import LANE_QUEUES, STEP, broker_priority, celery_id, celery_root
 
 
 def step_signature(app: Celery, doorbell: Dispatch) -> Signature:
@@ -25,7 +25,7 @@ def step_signature(app: Celery, doorbell: Dispatch) -> Signature:
         options={
             "task_id": celery_id(doorbell.task_id, doorbell.step),
             "priority": broker_priority(doorbell.priority),
-            "queue": STEPS_QUEUE,
+            "queue": LANE_QUEUES[doorbell.lane],
         },
     )
 

@@ -11,9 +11,10 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.turns import MOST_URGENT
 from orchestrator.errors import DispatchFailed
 from orchestrator.worker.chain import ring
-from orchestrator.worker.names import PRIORITIES, STEPS_QUEUE
+from orchestrator.worker.names import LANE_QUEUES, broker_priority
 
 _BROKER_TROUBLE = (OperationalError, KombuError, RedisError, OSError)
 
@@ -38,8 +39,8 @@ class CeleryDispatcher:
                 ring(self.app, doorbell, producer)
                 rung += 1
 
-    def backlog(self) -> int:
-        """Step messages waiting in the broker, those in a worker's hands not counted.
+    def waiting(self) -> Sequence[int]:
+        """Step messages waiting in the broker by place, those in a worker's hands not counted.
 
         Raises:
             DispatchFailed: the broker cannot be asked.
@@ -47,9 +48,14 @@ class CeleryDispatcher:
         with self._producer(lambda: "it does not tell how many step messages wait") as producer:
             channel = producer.channel
             with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-                for priority in range(PRIORITIES):
-                    pipe.llen(channel._q_for_pri(STEPS_QUEUE, priority))
-                return sum(pipe.execute())
+                for urgency in range(MOST_URGENT, -1, -1):
+                    for queue in LANE_QUEUES:
+                        pipe.llen(channel._q_for_pri(queue, broker_priority(urgency)))
+                return [int(count) for count in pipe.execute()]
+
+    def backlog(self) -> int:
+        """All step messages that wait in the broker. Raises `DispatchFailed`."""
+        return sum(self.waiting())
 
     def broker_info(self) -> Mapping[str, Any]:
         """What Redis says of itself (INFO). Raises `DispatchFailed`."""

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 
 from orchestrator.domain.ids import header_safe
+from orchestrator.domain.turns import MOST_URGENT, urgency_of
 
 STEP = "orchestrator.step"
 """One step of one task: ``task_id``, ``step``."""
@@ -15,11 +16,12 @@ SWEEP = "orchestrator.sweep"
 """Ring what should move and does not."""
 
 STEPS_QUEUE = "steps"
+LATER_QUEUE = "steps-later"
+"""Steps of tenants who have their share under way already; of each urgency served after ``steps``."""
+LANE_QUEUES = (STEPS_QUEUE, LATER_QUEUE)
+"""By lane, see `orchestrator.domain.turns`."""
 CONTROL_QUEUE = "control"
 """Sweeps and retries: short, and never behind a backlog of steps."""
-
-PRIORITIES = 10
-"""Ours run from 0 to 9, 9 most urgent; on Redis 0 is the most urgent."""
 
 _LONGEST_ROOT = 200
 
@@ -38,5 +40,5 @@ def celery_id(task_id: str, step: int) -> str:
 
 
 def broker_priority(priority: int) -> int:
-    """Our priority as Redis understands it."""
-    return PRIORITIES - 1 - max(0, min(priority, PRIORITIES - 1))
+    """Our priority as Redis understands it: there 0 is the most urgent."""
+    return MOST_URGENT - urgency_of(priority, 0)

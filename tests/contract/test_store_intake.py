@@ -153,8 +153,8 @@ def test_a_task_without_an_id_echoes_what_its_producer_knows(store_world: StoreW
 
 
 def test_a_task_that_nobody_rang_is_due_at_once(store_world: StoreWorld) -> None:
-    store_world.task("t-1", due_in=AT_ONCE)
     store_world.task("t-2")
+    store_world.task("t-1", due_in=AT_ONCE)
     assert store_world.store.undispatched() == 1
     assert [bell.task_id for bell in store_world.store.ring_due(10, STALL)] == ["t-1"]
     assert store_world.store.task("t-2").state is TaskState.RECEIVED

@@ -12,6 +12,7 @@ from bridge.hold import Hold
 from bridge.intake import BatchIntake
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.message import Record
+from orchestrator.domain.turns import PLACES, Window, place_of
 from orchestrator.errors import DispatchFailed, StoreUnavailable, TooManyBadRecords
 from orchestrator.flow.accept import Accept
 from orchestrator.flow.ports import Intake, Invalid, Received, Taken
@@ -25,27 +26,29 @@ class Store:
         self.said = said
         self.refuses: set[bytes] = set()
         self.away = False
-        self.due_in: list[timedelta] = []
         self.known: set[tuple[str, int, int]] = set()
         self.taken: list[tuple[bytes, Intake, str | None]] = []
 
-    def accept(self, batch: Sequence[Received], *, due_in: timedelta) -> Sequence[Taken]:
-        self.due_in.append(due_in)
+    def accept(self, batch: Sequence[Received], *, due_in: timedelta, window: Window | None = None) -> Sequence[Taken]:
+        if window is None:
+            assert not due_in, "nobody rings"
+            window = Window(0)
         if self.away:
             raise StoreUnavailable("PostgreSQL is away")
         for item in batch:
             if item.record.value in self.refuses and not isinstance(item.message, Invalid):
                 raise ValueError("refused\nwith a second line and \x00")
         self.said.append(f"commit {len(batch)}")
-        return [self._take(item) for item in batch]
+        return [self._take(item, window) for item in batch]
 
-    def _take(self, item: Received) -> Taken:
+    def _take(self, item: Received, window: Window) -> Taken:
         at = (item.record.topic, item.record.partition, item.record.offset)
         bad = item.message if isinstance(item.message, Invalid) else None
         outcome = Intake.DUPLICATE if at in self.known else Intake.INVALID if bad else Intake.ACCEPTED
         self.known.add(at)
         self.taken.append((item.record.value or b"", outcome, bad.reason if bad else None))
-        doorbell = Dispatch(f"task-{item.record.offset}", 1, 4) if outcome is Intake.ACCEPTED else None
+        rung = outcome is Intake.ACCEPTED and window.room(place_of(4, 0))
+        doorbell = Dispatch(f"task-{item.record.offset}", 1, 4) if rung else None
         return Taken(outcome, dispatch=doorbell)
 
     def next_offsets(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
@@ -58,15 +61,15 @@ class Dispatcher:
     def __init__(self, said: list[str]) -> None:
         self.said = said
         self.down = False
-        self.waiting = 0
+        self.backlog = 0
 
     def dispatch(self, dispatches: Sequence[Dispatch]) -> None:
         if self.down:
             raise DispatchFailed("Redis is away")
         self.said.append(f"ring {len(dispatches)}")
 
-    def backlog(self) -> int:
-        return self.waiting
+    def waiting(self) -> Sequence[int]:
+        return [self.backlog if place == place_of(4, 0) else 0 for place in range(PLACES)]
 
 
 class World:
@@ -107,12 +110,11 @@ def test_a_lost_broker_of_celery_stops_nothing() -> None:
     assert world.safe == [0]
 
 
-def test_without_room_in_celerys_broker_tasks_are_due_at_once_and_nobody_rings() -> None:
+def test_without_room_in_celerys_broker_nobody_rings() -> None:
     world = World()
     world.take([good(0)])
-    world.dispatcher.waiting = 1000
+    world.dispatcher.backlog = 1000
     world.take([good(1)])
-    assert world.store.due_in == [timedelta(seconds=10), timedelta(0)]
     assert world.said == ["commit 1", "tell 1", "ring 1", "commit 1", "tell 1"]
 
 

@@ -45,6 +45,7 @@ HEADINGS = {
     "agents and events": "Agents and event types",
     "tasks": "Bounds of a task",
     "leases and recovery": "Leases and recovery",
+    "turns": "Turns: ageing and tenants",
     "processes": "Processes, logs, Flower",
 }
 
@@ -79,7 +80,7 @@ def _default(info: FieldInfo) -> str:
         return "**required**"
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
-    if value is None or value == "":
+    if value is None or value in ("", {}):
         return "–"
     if isinstance(value, bool):
         return f"`{int(value)}`"

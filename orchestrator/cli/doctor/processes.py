@@ -34,8 +34,12 @@ def check_flow(settings: Settings) -> Iterator[Finding]:
     with parts.sweep_store() as store:
         due, waiting = store.undispatched(), parts.backlog()
         yield ok("tasks", f"{due} due, {waiting} step messages in the broker")
-        if due == 0:
-            yield unknown("beat", "nothing is due, so it cannot be seen whether it runs")
+        held_back = [load for load in store.tenants() if load.held_back]
+        for load in held_back:
+            what = f"{load.due} tasks wait for one of its {load.in_flight} in flight to end: its cap is {load.cap}"
+            yield unknown(f"tenant {load.tenant}", what, "As it was asked for; ORCHESTRATOR_TENANT_TASKS raises it.")
+        if due <= sum(load.due for load in held_back):
+            yield unknown("beat", "nothing is due that may start, so it cannot be seen whether it runs")
             return
         if waiting >= settings.dispatch_window:
             yield unknown("beat", "the broker is as full as ORCHESTRATOR_DISPATCH_WINDOW allows", "Start more workers.")
