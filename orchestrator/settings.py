@@ -13,43 +13,15 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from orchestrator.domain.turns import TurnRules
 from orchestrator.errors import ConfigurationError
-
-Seconds = Annotated[float, Field(gt=0)]
-
-
-def _comma_list(value: Any) -> Any:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
-
-
-def _by_name(value: Any) -> Any:
-    """``a=1,b=2`` as a mapping; a name ends at the last ``=``."""
-    if not isinstance(value, str):
-        return value
-    found: dict[str, str] = {}
-    for part in _comma_list(value):
-        name, equals, number = (piece.strip() for piece in part.rpartition("="))
-        if not equals or not name:
-            raise ValueError(f"{part!r} is not name=number")
-        if name in found:
-            raise ValueError(f"{name!r} stands in it twice")
-        found[name] = number
-    return found
-
-
-TenantTasks = Annotated[dict[str, Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(_by_name)]
+from orchestrator.setting_kinds import CommaList, Seconds, TenantTasks
 
 
 def _setting(name: str, default: Any = ..., *, doc: str, **constraints: Any) -> Any:

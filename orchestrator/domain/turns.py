@@ -56,6 +56,23 @@ class TurnRules:
         return None if tenant is None else self.caps.get(tenant, self.cap)
 
 
+@dataclass(frozen=True, slots=True)
+class TenantLoad:
+    """What a tenant has under way."""
+
+    tenant: str | None
+    """None: all tasks without one."""
+    in_flight: int
+    due: int
+    """Due now, and in flight not yet."""
+    cap: int | None
+
+    @property
+    def held_back(self) -> bool:
+        """Whether tasks wait for no other reason than the tenant's cap."""
+        return self.due > 0 and self.cap is not None and self.in_flight >= self.cap
+
+
 class Window:
     """How many doorbells may wait in the broker: ``size`` for each place, counting all that are served before it.
 

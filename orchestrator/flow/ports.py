@@ -31,7 +31,7 @@ from orchestrator.domain.journal import (
 )
 from orchestrator.domain.message import Message, Record
 from orchestrator.domain.task import Task
-from orchestrator.domain.turns import LAST_PLACE, Window
+from orchestrator.domain.turns import LAST_PLACE, TenantLoad, Window
 
 # -- advancing a task ---------------------------------------------------------------------------------------------
 
@@ -72,23 +72,6 @@ class StepStore(Protocol):
 
     def history(self, task_id: str) -> Sequence[HistoryEntry]:
         """All steps with their delegations, oldest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class TenantLoad:
-    """What a tenant has under way."""
-
-    tenant: str | None
-    """None: all tasks without one."""
-    in_flight: int
-    due: int
-    """Due now, and in flight not yet."""
-    cap: int | None
-
-    @property
-    def held_back(self) -> bool:
-        """Whether tasks wait for no other reason than the tenant's cap."""
-        return self.due > 0 and self.cap is not None and self.in_flight >= self.cap
 
 
 class SweepStore(Protocol):

@@ -9,8 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from orchestrator.domain.journal import Dispatch
-from orchestrator.domain.turns import LANES, LAST_PLACE, MOST_URGENT, TurnRules, place_of
-from orchestrator.flow.ports import TenantLoad
+from orchestrator.domain.turns import LANES, LAST_PLACE, MOST_URGENT, TenantLoad, TurnRules, place_of
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.turns import AGED, ALIVE, FLIGHT, IN_FLIGHT, KIND, ONE_AT_A_TIME, TENANT
 
