@@ -12,6 +12,7 @@ from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import Dispatch, Settlement, StepCommit, Wait
 from orchestrator.domain.resolution import Outcome, Resolution
 from orchestrator.domain.task import WaitsFor
+from orchestrator.domain.turns import PLACES
 from orchestrator.errors import NotAllowed, TaskNotFound
 from orchestrator.flow.resolve import Resolver
 from tests.support.store_world import StoreWorld
@@ -117,8 +118,8 @@ class Bell:
     def dispatch(self, doorbells: Sequence[Dispatch]) -> None:
         self.rung.extend(doorbells)
 
-    def backlog(self) -> int:
-        return 0
+    def waiting(self) -> Sequence[int]:
+        return [0] * PLACES
 
 
 def resolver(world: StoreWorld, agent: AgentSpec | None, bell: Bell) -> Resolver:
