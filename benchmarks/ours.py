@@ -1,0 +1,114 @@
+"""The work on the orchestrator: tasks are accepted as the bridge does it, workers finish them.
+
+The processes are the product's own, with the settings of the run in their environment; nothing in them knows that it
+is measured. The planner is `rules:`, trivial on three agents in a row.
+
+``python -m benchmarks.ours TASKS [one-after-another]``
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg2
+
+from benchmarks.work import STEPS, fields, report
+from orchestrator.domain.message import Record, TaskMessage
+from orchestrator.flow.accept import Accept
+from orchestrator.flow.ports import Received
+from orchestrator.settings import read_settings
+from orchestrator.wiring import build_dispatcher, build_store
+
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run of the orchestrator went; lengths of time in seconds."""
+
+    seconds: float
+    steps: int
+    task_seconds: Sequence[float]
+    """From a task's acceptance to its end, sorted, by PostgreSQL's clock."""
+
+
+class Orchestrator:
+    """Feeds tasks in and waits for them."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        settings = read_settings(env, dotenv=None)
+        self._store = build_store(settings, "bench")
+        self._accept = Accept(
+            self._store, build_dispatcher(settings), window=1_000_000, stall=settings.stall_for
+        )
+        self._connection = psycopg2.connect(env["DATABASE_URL"])
+        self._connection.autocommit = True
+        self._offset = 0
+
+    def run(self, tasks: int, patience: float = 300.0) -> Finished:
+        """Accept so many tasks, and wait until all are completed.
+
+        Raises:
+            TimeoutError: they are not within ``patience`` seconds.
+        """
+        run_id = time.time_ns()
+        begun = time.perf_counter()
+        for first in range(0, tasks, BATCH):
+            batch = [self._received(f"{run_id}-{number}") for number in range(first, min(first + BATCH, tasks))]
+            self._accept.take_in(batch).ring()
+        while (done := self._completed(run_id)) < tasks:
+            if time.perf_counter() - begun > patience:
+                raise TimeoutError(f"{done} of {tasks} tasks were completed within {patience:.0f} s")
+            time.sleep(0.02)
+        return Finished(time.perf_counter() - begun, tasks * STEPS, self._task_seconds(run_id))
+
+    def one_after_another(self, tasks: int) -> Sequence[float]:
+        """Seconds of tasks that are alone on an idle system, sorted."""
+        return sorted(seconds for _ in range(tasks) for seconds in self.run(1).task_seconds)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._connection.close()
+        self._store.close()
+
+    def _received(self, task_id: str) -> Received:
+        self._offset += 1
+        record = Record("bench", 0, self._offset, time.time_ns() // 1_000_000, task_id.encode(), task_id.encode())
+        return Received(record, TaskMessage(task_id, "Find all.", tuple(fields()), {"f0": "v"}))
+
+    def _completed(self, run_id: int) -> int:
+        with self._connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM tasks WHERE state = 'completed' AND task_id LIKE %s", (f"{run_id}-%",)
+            )
+            row = cursor.fetchone()
+        return 0 if row is None else int(row[0])
+
+    def _task_seconds(self, run_id: int) -> Sequence[float]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT extract(epoch FROM ended_at - created_at) FROM tasks WHERE task_id LIKE %s ORDER BY 1",
+                (f"{run_id}-%",),
+            )
+            return [float(row[0]) for row in cursor.fetchall()]
+
+
+def main() -> None:
+    """Run, and print the figures."""
+    driver = Orchestrator(dict(os.environ))
+    if sys.argv[2:] == ["one-after-another"]:
+        report(task_seconds=driver.one_after_another(int(sys.argv[1])))
+    else:
+        cpu = time.process_time()
+        finished = driver.run(int(sys.argv[1]))
+        cpu = time.process_time() - cpu
+        report(seconds=finished.seconds, cpu=cpu, steps=finished.steps, task_seconds=finished.task_seconds)
+    driver.close()
+
+
+if __name__ == "__main__":
+    main()
