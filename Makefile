@@ -41,6 +41,10 @@ test: setup ## Run every test
 chaos: setup ## Run a storm of faults and count what was lost or doubled (DURATION=120 SEED=7)
 	@$(IN)python -m tests.chaos $(if $(DURATION),--duration $(DURATION)) $(if $(SEED),--seed $(SEED)) $(CHAOS_ARGS)
 
+.PHONY: bench
+bench: setup ## Measure what a step costs beside raw code and plain Celery; figures go to build/bench.json
+	@$(IN)python -m benchmarks $(BENCH_ARGS)
+
 .PHONY: lint
 lint: setup ## Check style and import contracts
 	$(IN)ruff check .

@@ -183,9 +183,7 @@ def _compare(results: dict[str, Any], wanted: Sequence[str]) -> None:
             rate = results["celery"]["steps_per_second"]
             results[speed]["ratio_to_celery"] = round(results[name]["steps_per_second"] / rate, 3)
         results[cpu] = {
-            "ratio_to_raw": round(
-                results[name]["cpu_ms_per_step"]["total"] / raw["cpu_ms_per_step"]["total"], 2
-            )
+            "ratio_to_raw": round(results[name]["cpu_ms_per_step"]["total"] / raw["cpu_ms_per_step"]["total"], 2)
         }
         if "in_flight" in results[name] and "in_flight" in raw:
             key = "in_flight" if name == "ours" else "in_flight_straight_on"
@@ -213,7 +211,11 @@ def _print(results: dict[str, Any], wanted: Sequence[str]) -> None:
 
 def _machine() -> dict[str, Any]:
     cpu = next(
-        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     commit = subprocess.run(

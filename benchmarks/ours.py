@@ -42,9 +42,7 @@ class Orchestrator:
     def __init__(self, env: dict[str, str]) -> None:
         settings = read_settings(env, dotenv=None)
         self._store = build_store(settings, "bench")
-        self._accept = Accept(
-            self._store, build_dispatcher(settings), window=1_000_000, stall=settings.stall_for
-        )
+        self._accept = Accept(self._store, build_dispatcher(settings), window=1_000_000, stall=settings.stall_for)
         self._connection = psycopg2.connect(env["DATABASE_URL"])
         self._connection.autocommit = True
         self._offset = 0
@@ -82,9 +80,7 @@ class Orchestrator:
 
     def _completed(self, run_id: int) -> int:
         with self._connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT count(*) FROM tasks WHERE state = 'completed' AND task_id LIKE %s", (f"{run_id}-%",)
-            )
+            cursor.execute("SELECT count(*) FROM tasks WHERE state = 'completed' AND task_id LIKE %s", (f"{run_id}-%",))
             row = cursor.fetchone()
         return 0 if row is None else int(row[0])
 

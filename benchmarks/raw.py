@@ -17,7 +17,6 @@ from requests.adapters import HTTPAdapter
 
 from benchmarks.work import COMMIT, STEPS, report, request_body
 
-
 CONNECTIONS = 20
 """To PostgreSQL, shared by all threads."""
 

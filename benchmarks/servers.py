@@ -86,20 +86,22 @@ class Bench:
 @contextmanager
 def bench_servers() -> Iterator[Bench]:
     """Start everything, give it, stop everything."""
-    with tempfile.TemporaryDirectory(prefix="orchestrator bench ") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="orchestrator bench ") as folder,
         # Default durability: this is what is compared.
-        with EmbeddedStack(Path(folder) / "stack", restart=None) as stack:
-            with subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.agent"],
-                cwd=work.ROOT,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            ) as agent:
-                assert agent.stdout is not None
-                url = agent.stdout.readline().split()[1]
-                yield Bench(stack, Path(folder), agent, url)
-                agent.terminate()
+        EmbeddedStack(Path(folder) / "stack", restart=None) as stack,
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.agent"],
+            cwd=work.ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as agent,
+    ):
+        assert agent.stdout is not None
+        url = agent.stdout.readline().split()[1]
+        yield Bench(stack, Path(folder), agent, url)
+        agent.terminate()
 
 
 def _wait_for(process: subprocess.Popen[bytes], log: Path, until: str) -> None:
@@ -118,6 +120,6 @@ def figures(program: subprocess.Popen[str]) -> dict[str, Any]:
     """
     output, _ = program.communicate()
     if program.returncode != 0:
-        raise RuntimeError(f"{program.args} ended with {program.returncode}")
+        raise RuntimeError(f"{program.args!r} ended with {program.returncode}")
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
     return found

@@ -44,7 +44,6 @@ def make_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
-        pool_pre_ping=True,
         pool_recycle=1800,
         connect_args={"connect_timeout": connect_timeout, "application_name": application},
         json_serializer=_dumps,
@@ -115,16 +114,41 @@ class Transactions:
         """
         for attempt in range(1, DEADLOCK_TRIES + 1):
             try:
-                with _named_errors(), self.engine.begin() as connection:
+                with _named_errors(), self._begun() as connection:
                     if not durable:
                         connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-                    return work(connection)
+                    result = work(connection)
+                    connection.commit()
+                    return result
             except DBAPIError as error:
                 if getattr(error.orig, "pgcode", None) not in {_SERIALIZATION, _DEADLOCK}:
                     raise
                 if attempt == DEADLOCK_TRIES:
                     raise StoreUnavailable(f"PostgreSQL: {DEADLOCK_TRIES} deadlocks in a row", hint=_HINT) from error
         raise AssertionError("unreachable")
+
+    def _begun(self) -> Connection:
+        """A connection whose transaction has begun.
+
+        Beginning one talks to the server anyway (`make_engine`), so it tells of a pooled connection that died while
+        it was idle, without a ping of its own. Then nothing was done yet, and the pool has dropped all of that age.
+        """
+        try:
+            return _begin(self.engine)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        return _begin(self.engine)
+
+
+def _begin(engine: Engine) -> Connection:
+    connection = engine.connect()
+    try:
+        connection.begin()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def jsonb(value: Any) -> str:
