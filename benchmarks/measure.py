@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own, for this one module
 import psycopg2
 
 MIB = 1024 * 1024
