@@ -15,7 +15,8 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     │   ├── StoreUnavailable        PostgreSQL cannot be reached or refuses for now
     │   ├── DispatchFailed          the Celery broker did not take a message (the sweep sends it again)
     │   ├── KafkaUnavailable        the Kafka broker cannot be reached or did not confirm
-    │   └── PlannerUnavailable      the model's provider is away, slow or limits our rate
+    │   ├── PlannerUnavailable      the model's provider is away, slow or limits our rate
+    │   └── NewerJournal            a newer version wrote what this one does not know: left to a newer worker
     ├── PermanentError              trying the same again cannot help
     │   ├── InvalidMessage          a record is not a message: it becomes a dead letter
     │   ├── TooManyBadRecords       a flood of records that are no messages: the bridge stops rather than go on
@@ -128,6 +129,12 @@ class PlannerUnavailable(RetryableError):
     """The model's provider is away, slow, or limits our rate (429, with ``retry_after``)."""
 
     code = "planner_unavailable"
+
+
+class NewerJournal(RetryableError):
+    """A task's journal holds values of a newer version; nothing was changed, a worker of that version goes on."""
+
+    code = "newer_journal"
 
 
 class PermanentError(OrchestratorError):

@@ -194,6 +194,12 @@ class Settings(BaseModel):
     concurrency: int = _setting(
         "ORCHESTRATOR_CONCURRENCY", 50, doc="Steps a worker runs at once (threads).", ge=1, le=10_000
     )
+    stop_period: Seconds = _setting(
+        "ORCHESTRATOR_STOP_PERIOD",
+        8.0,
+        doc="Seconds after SIGTERM by which a worker has ended. Calls in flight may end until shortly before; what "
+        "still runs then is handed back to other workers. Keep it below your supervisor's patience (Docker: 10 s).",
+    )
     database_pool: int = _setting(
         "ORCHESTRATOR_DATABASE_POOL", 20, doc="PostgreSQL connections a process may open.", ge=1, le=1_000
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.agents import EventTypeRegistry, HttpAgentClient, Registry
     from orchestrator.store import PostgresStore
     from orchestrator.worker.dispatcher import CeleryDispatcher
+    from orchestrator.worker.drain import Drain
     from orchestrator.worker.leases import Heartbeat
 
 # -- single parts -----------------------------------------------------------------------------------------------------
@@ -166,6 +167,7 @@ class WorkerParts:
     runner: StepRunner
     sweep: Sweep
     control: Control
+    drain: Drain
 
     def close(self) -> None:
         """Close connections and end the heartbeat."""
@@ -192,6 +194,7 @@ def check_worker(settings: Settings) -> None:
 
 def build_worker_parts(settings: Settings) -> WorkerParts:
     """Build a worker process's parts, the planner ready to answer."""
+    from orchestrator.worker.drain import Drain
     from orchestrator.worker.leases import Heartbeat
 
     store = build_store(settings, "orchestrator-worker")
@@ -200,6 +203,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         prepare()
     client = build_agent_client(settings)
     heartbeat = Heartbeat(store, settings.lease_for)
+    drain = Drain(store, build_dispatcher(settings), heartbeat.held, settings.stop_period)
     runner = StepRunner(
         store=store,
         planner=planner,
@@ -216,6 +220,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
             max_context_bytes=settings.max_context_bytes,
             planner_retry=RetryPolicy(settings.model_attempts, 1.0, 60.0),
         ),
+        stopping=drain.stopping,
     )
     sweep = Sweep(
         store,
@@ -226,7 +231,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
             event_wait=timedelta(seconds=settings.event_wait),
         ),
     )
-    return WorkerParts(store, heartbeat, client, planner, runner, sweep, build_control(settings, store))
+    return WorkerParts(store, heartbeat, client, planner, runner, sweep, build_control(settings, store), drain)
 
 
 _worker_parts: dict[int, WorkerParts] = {}
@@ -243,6 +248,11 @@ def worker_parts() -> WorkerParts:
         if os.getpid() not in _worker_parts:
             _worker_parts[os.getpid()] = build_worker_parts(get_settings())
         return _worker_parts[os.getpid()]
+
+
+def built_worker_parts() -> WorkerParts | None:
+    """This process's parts where they are built; builds none."""
+    return _worker_parts.get(os.getpid())
 
 
 def close_worker_parts() -> None:

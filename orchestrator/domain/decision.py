@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
+from orchestrator.domain.tolerant import JournalValue
 
-class DecisionKind(StrEnum):
+
+class DecisionKind(JournalValue):
     """What a step is to do."""
 
     CALL = "call"

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Literal
+
+from orchestrator.domain.tolerant import JournalValue
 
 NOT_SENT = "not_sent"
 """Code of a call that never left, since its time was over before."""
 
 
-class DelegationState(StrEnum):
+class DelegationState(JournalValue):
     """A delegation is a row before it is a request."""
 
     PENDING = "pending"

@@ -13,6 +13,7 @@ from orchestrator.domain.context import Change, Context
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.task import Task, TaskState, WaitsFor
+from orchestrator.domain.tolerant import JournalValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Lease:
     owner: str
 
 
-class StepState(StrEnum):
+class StepState(JournalValue):
     """A step is open until it is finished or failed; a retry opens a failed one again."""
 
     OPEN = "open"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
+from orchestrator.domain.tolerant import JournalValue
 from orchestrator.domain.turns import urgency_of
 
 
-class TaskState(StrEnum):
+class TaskState(JournalValue):
     """``current_state`` of a task; *paused* is a flag beside it."""
 
     RECEIVED = "received"
@@ -31,7 +31,7 @@ class TaskState(StrEnum):
 _TERMINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED})
 
 
-class WaitsFor(StrEnum):
+class WaitsFor(JournalValue):
     """What a waiting task waits for."""
 
     EVENT = "event"

@@ -40,7 +40,7 @@ def begin_calls(turn: Turn, decision: Decision, agents: Agents, client: AgentCli
         )
         for index, call in enumerate(decision.calls)
     ]
-    first = agents.get(decision.calls[0].agent)
+    first = None if turn.stopping() else agents.get(decision.calls[0].agent)
     starts = (started(0, first, now()),) if first else ()
     committed = turn.write(StepCommit(GoOn(), decision=decision, delegations=tuple(rows), starts=starts))
     return carry_out(turn, agents, client, ours=0 if starts else None, committed=committed)
@@ -72,6 +72,8 @@ def carry_out(
             return turn.end(StepCommit(Fail("agent_unknown", reason)))
         exchange = Exchange.SEND if delegation.index == ours else next_exchange(agent, delegation)
         if exchange is Exchange.SEND and delegation.index != ours:
+            if turn.stopping():
+                return turn.hand_back()
             committed = turn.write(StepCommit(GoOn(), starts=(started(delegation.index, agent, now()),)))
             ours = delegation.index
             continue

@@ -57,8 +57,11 @@ class StepStore(Protocol):
             LeaseLost: epoch or step moved on; nothing was written.
         """
 
-    def release(self, lease: Lease, retry_at: datetime) -> None:
-        """Hand the step back unfinished (a worker that stops): lease ended, due at ``retry_at``. Quiet if lost."""
+    def release(self, leases: Sequence[Lease], retry_at: datetime) -> Sequence[Dispatch]:
+        """Hand steps back unfinished (a worker that stops): leases ended, due at ``retry_at``.
+
+        Returns the doorbells of those that were still ours.
+        """
 
     def renew(self, leases: Sequence[Lease], lease_for: timedelta) -> Sequence[Lease]:
         """Prolong the leases in one statement; returns those that were lost."""

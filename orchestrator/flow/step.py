@@ -8,11 +8,21 @@ decision recorded carries it out and never asks again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from orchestrator.domain.decision import Decision, DecisionKind
-from orchestrator.domain.journal import Cancel, Complete, Fail, HistoryEntry, NotClaimed, StepCommit, Then, Wait
+from orchestrator.domain.journal import (
+    Cancel,
+    Complete,
+    Dispatch,
+    Fail,
+    HistoryEntry,
+    NotClaimed,
+    StepCommit,
+    Then,
+    Wait,
+)
 from orchestrator.domain.task import WaitsFor
 from orchestrator.errors import BadAnswer, LeaseLost, NoRoute, PlannerRefused, PlannerUnavailable
 from orchestrator.fault_points import FaultPoint, reach
@@ -40,6 +50,7 @@ class StepRunner:
         leases: LeaseKeeper,
         owner: str,
         limits: StepLimits,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.store = store
         self.planner = planner
@@ -49,20 +60,24 @@ class StepRunner:
         self.leases = leases
         self.owner = owner
         self.limits = limits
+        self.stopping = stopping
 
     def run(self, task_id: str, step: int) -> StepResult:
         """Execute one step, or end quietly where the doorbell rang for nothing.
 
         Raises:
             StoreUnavailable: PostgreSQL is away; nothing is lost, the sweep rings again.
+            NewerJournal: a newer version's worker must go on.
         """
+        if self.stopping():
+            return StepResult("handed back", "this worker stops", next=Dispatch(task_id, step))
         reach(FaultPoint.STEP_RECEIVED, task_id)
         claim = self.store.claim(task_id, step, self.owner, self.limits.lease_for)
         if isinstance(claim, NotClaimed):
             log.info("step.skipped", extra={"task_id": task_id, "step": step, "why": claim.value})
             return StepResult("skipped", claim.value)
         reach(FaultPoint.STEP_CLAIMED, task_id)
-        turn = Turn(self.store, claim, self.event_types, self.limits)
+        turn = Turn(self.store, claim, self.event_types, self.limits, self.stopping)
         with self.leases.hold(claim.lease):
             try:
                 return self._run(turn)

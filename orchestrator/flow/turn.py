@@ -62,7 +62,7 @@ class StepResult:
     """How an execution of a step ended, for logs and Flower: no context data, no secrets."""
 
     outcome: str
-    """``next``, ``completed``, ``waiting``, ``failed``, ``canceled``, ``skipped`` or ``fenced``."""
+    """``next``, ``completed``, ``waiting``, ``failed``, ``canceled``, ``skipped``, ``fenced`` or ``handed back``."""
     detail: str = ""
     next: Dispatch | None = None
     """The successor to send, where there is one."""
@@ -71,9 +71,18 @@ class StepResult:
 class Turn:
     """One execution of one step under its lease."""
 
-    def __init__(self, store: StepStore, claim: Claim, event_types: EventTypes, limits: StepLimits) -> None:
+    def __init__(
+        self,
+        store: StepStore,
+        claim: Claim,
+        event_types: EventTypes,
+        limits: StepLimits,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.store = store
         self.limits = limits
+        self.stopping = stopping
+        """Whether this worker was told to stop: then no further call is begun."""
         self.lease = claim.lease
         self.task = claim.task
         self.step = claim.step
@@ -153,6 +162,11 @@ class Turn:
             self._saved = self.context
             self.delegations = {delegation.index: delegation for delegation in committed.delegations}
         return committed
+
+    def hand_back(self) -> StepResult:
+        """Leave the rest of the step to another worker, at once; what was gathered and not written is found anew."""
+        doorbells = self.store.release([self.lease], now())
+        return StepResult("handed back", "this worker stops", next=next(iter(doorbells), None))
 
     def end(self, commit: StepCommit) -> StepResult:
         """Write the commit that ends this execution and say how it ended."""

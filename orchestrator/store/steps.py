@@ -13,6 +13,7 @@ from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import (
     Claim,
     Committed,
+    Dispatch,
     HistoryEntry,
     Lease,
     NotClaimed,
@@ -21,7 +22,9 @@ from orchestrator.domain.journal import (
     StepCommit,
 )
 from orchestrator.domain.task import TaskState
+from orchestrator.domain.tolerant import JournalValue
 from orchestrator.domain.turns import MOST_URGENT, TurnRules
+from orchestrator.errors import NewerJournal
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.fenced_commit import DELEGATIONS, WRITE_STATE, FencedCommit, fence_of
 from orchestrator.store.history import load_history
@@ -68,8 +71,10 @@ _NOT_CLAIMED = text("SELECT state, paused, next_step, lease_until >= now() AS he
 
 _RELEASE = text("""
     UPDATE tasks SET lease_owner = NULL, lease_until = NULL, due_at = :retry_at, updated_at = now()
-    WHERE task_id = :task_id AND epoch = :epoch AND lease_owner = :owner AND next_step = :step
-      AND state = 'processing'
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(task_id text, step int, epoch bigint, owner text)
+    WHERE tasks.task_id = r.task_id AND tasks.epoch = r.epoch AND tasks.lease_owner = r.owner
+      AND tasks.next_step = r.step
+    RETURNING tasks.*
 """)
 
 _RENEW = text("""
@@ -131,7 +136,7 @@ class StepPart(Transactions):
             if step_row is not None:
                 rows = connection.execute(DELEGATIONS, parameters).mappings()
                 delegations = tuple(delegation_of(r) for r in rows)
-            return Claim(
+            claim = Claim(
                 lease=Lease(task_id, step, row["epoch"], owner),
                 task=task_of(row),
                 context=context_of(loaded.context),
@@ -139,6 +144,8 @@ class StepPart(Transactions):
                 delegations=delegations,
                 events=tuple(_event_of_json(e) for e in loaded.events or ()),
             )
+            _refuse_what_is_newer(claim)
+            return claim
 
         # A claim that a crash of PostgreSQL forgets has done nothing yet: it need not wait for the disk.
         return self.transact(work, durable=False)
@@ -157,16 +164,19 @@ class StepPart(Transactions):
             self.kept_offers.update(offer.entries())
         return committed
 
-    def release(self, lease: Lease, retry_at: datetime) -> None:
-        """Hand the step back unfinished."""
-        self.transact(lambda connection: connection.execute(_RELEASE, fence_of(lease) | {"retry_at": retry_at}))
+    def release(self, leases: Sequence[Lease], retry_at: datetime) -> Sequence[Dispatch]:
+        """Hand steps back unfinished; returns the doorbells of those that were still held."""
+        if not leases:
+            return []
+        parameters = {"rows": _rows_of(leases), "retry_at": retry_at}
+        rows = self.transact(lambda connection: connection.execute(_RELEASE, parameters).mappings().all())
+        return [Dispatch(task.task_id, task.next_step, task.urgency, task.lane) for task in map(task_of, rows)]
 
     def renew(self, leases: Sequence[Lease], lease_for: timedelta) -> Sequence[Lease]:
         """Prolong leases; returns those that were lost."""
         if not leases:
             return []
-        rows = [fence_of(lease) for lease in sorted(leases, key=_by_task)]
-        parameters = {"rows": jsonb(rows), "lease_for": lease_for}
+        parameters = {"rows": _rows_of(leases), "lease_for": lease_for}
         kept = self.transact(
             lambda connection: {(r.task_id, r.lease_owner) for r in connection.execute(_RENEW, parameters)},
             durable=False,
@@ -198,8 +208,24 @@ class StepPart(Transactions):
         return self.transact(lambda connection: load_history(connection, task_id))
 
 
-def _by_task(lease: Lease) -> str:
-    return lease.task_id
+def _rows_of(leases: Sequence[Lease]) -> str:
+    # In one order, so that two statements over the same tasks do not wait for each other.
+    return jsonb([fence_of(lease) for lease in sorted(leases, key=lambda lease: lease.task_id)])
+
+
+def _refuse_what_is_newer(claim: Claim) -> None:
+    values: list[JournalValue] = [one.state for one in claim.delegations]
+    if claim.step is not None:
+        values.append(claim.step.state)
+        if claim.step.decision is not None:
+            values.append(claim.step.decision.kind)
+    if unknown := sorted({str(value) for value in values if not value.is_known}):
+        raise NewerJournal(
+            f"step {claim.lease.step} of task {claim.task.task_id!r} holds what this version does not know: "
+            f"{', '.join(unknown)}",
+            hint="A newer worker goes on with it; upgrade this one.",
+            task_id=claim.task.task_id,
+        )
 
 
 def _event_of_json(data: dict[str, Any]) -> PendingEvent:

@@ -42,6 +42,11 @@ class Heartbeat:
             with self._lock:
                 self._held.pop(lease, None)
 
+    def held(self) -> list[Lease]:
+        """The leases that this process holds now."""
+        with self._lock:
+            return list(self._held)
+
     def stop(self) -> None:
         """End the thread; leases still held run out by themselves."""
         self._stop.set()
@@ -56,9 +61,7 @@ class Heartbeat:
     def _run(self) -> None:
         pause = self._lease_for.total_seconds() / BEATS_A_LEASE
         while not self._stop.wait(pause):
-            with self._lock:
-                held = list(self._held)
-            if not held:
+            if not (held := self.held()):
                 continue
             try:
                 self._note_lost(self._store.renew(held, self._lease_for))

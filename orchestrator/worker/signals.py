@@ -13,13 +13,14 @@ from celery.signals import (
     worker_process_shutdown,
     worker_ready,
     worker_shutdown,
+    worker_shutting_down,
 )
 
 from orchestrator import __version__
 from orchestrator.errors import ConfigurationError, StoreUnavailable
 from orchestrator.logs import mask
 from orchestrator.settings import get_settings
-from orchestrator.wiring import check_worker, close_worker_parts, worker_parts
+from orchestrator.wiring import built_worker_parts, check_worker, close_worker_parts, worker_parts
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,13 @@ def quieten_beat(sender: Any = None, **_: Any) -> None:
 def warm_up_child(**_: Any) -> None:
     """A prefork child builds its own adapters: connections do not survive a fork."""
     worker_parts()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]  # celery ships no types
+def stop_in_time(**_: Any) -> None:
+    """Begin nothing new, and be gone when the stop period is over. Called by the signal handler."""
+    if (parts := built_worker_parts()) is not None:
+        parts.drain.begin()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]  # celery ships no types

@@ -8,7 +8,7 @@ from typing import Any
 from celery import Task
 from kombu.exceptions import OperationalError
 
-from orchestrator.errors import NotAllowed, StepFailed, StoreUnavailable, TaskNotFound
+from orchestrator.errors import NewerJournal, NotAllowed, StepFailed, StoreUnavailable, TaskNotFound
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
@@ -51,7 +51,7 @@ def step(self: Any, *, task_id: str, step: int) -> str:
     """
     try:
         result = worker_parts().runner.run(task_id, step)
-    except StoreUnavailable as error:
+    except (StoreUnavailable, NewerJournal) as error:
         log.warning("step.handed_back", extra={"task_id": task_id, "step": step, "why": str(error)})
         return _text("handed back, the sweep rings again", str(error))
     reach(FaultPoint.STEP_ENDED, task_id)
@@ -60,7 +60,7 @@ def step(self: Any, *, task_id: str, step: int) -> str:
     if result.next is None:
         return _text(result.outcome, result.detail)
     append_successor(self.request, app, result.next)
-    return f"next step {result.next.step}"
+    return _text(result.outcome, result.detail) if result.detail else f"next step {result.next.step}"
 
 
 @app.task(name=RETRY, throws=(TaskNotFound, NotAllowed))  # type: ignore[untyped-decorator]  # celery ships no types

@@ -12,6 +12,7 @@ from orchestrator.domain.journal import (
     Cancel,
     Claim,
     Complete,
+    Dispatch,
     Fail,
     GoOn,
     NextStep,
@@ -220,7 +221,7 @@ def test_an_ended_task_moves_no_more(
 def test_a_step_handed_back_is_due_again(store_world: StoreWorld) -> None:
     store_world.task()
     claim = store_world.claim()
-    store_world.store.release(claim.lease, datetime.now(UTC))
+    assert store_world.store.release([claim.lease], datetime.now(UTC)) == [Dispatch("t-1", 1)]
     assert [bell.task_id for bell in store_world.store.ring_due(10, STALL)] == ["t-1"]
     assert store_world.claim().task.lost_leases == 0
 

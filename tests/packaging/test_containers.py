@@ -88,6 +88,12 @@ def test_the_processes_get_settings_that_are_right() -> None:
         assert settings.redis_url.get_secret_value() == "redis://:b2@valkey:6379/0"
 
 
+def test_a_worker_may_end_before_docker_kills_it() -> None:
+    worker = SERVICES["worker"]
+    period = float(interpolated(worker["environment"]["ORCHESTRATOR_STOP_PERIOD"], {}))
+    assert period < float(worker["stop_grace_period"].removesuffix("s"))
+
+
 def test_no_secret_is_written_down() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
     for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH"):
