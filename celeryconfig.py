@@ -33,10 +33,11 @@ enable_utc = True  # the journal's times are UTC
 task_default_queue = _names.STEPS_QUEUE
 task_queues = [  # in the order in which they are served, within each priority
     _Queue(name, _Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]  # kombu ships few types
-    for name in (_names.CONTROL_QUEUE, *_names.LANE_QUEUES)
+    for name in (_names.CONTROL_QUEUE, *_names.SERVED)
 ]
 task_routes = {
     _names.STEP: {"queue": _names.STEPS_QUEUE},
+    _names.DELEGATE: {"queue": _names.DELEGATIONS_QUEUE},
     # Urgent whatever waits: without sweeps nothing ages and nothing lost is found.
     _names.RETRY: {"queue": _names.CONTROL_QUEUE, "priority": 0},
     _names.SWEEP: {"queue": _names.CONTROL_QUEUE, "priority": 0},

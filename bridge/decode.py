@@ -18,6 +18,7 @@ from orchestrator import schemas
 from orchestrator.domain.ids import task_id_problem
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.message import DEFAULT_PRIORITY, EventMessage, Message, Record, TaskMessage
+from orchestrator.domain.task import PartialFailure
 from orchestrator.flow.ports import EventTypes, Invalid
 from orchestrator.settings import Settings
 
@@ -98,6 +99,7 @@ class Decoder:
             budget=given.get("budget", {}),
             allowed_agents=tuple(given["allowed_agents"]) if "allowed_agents" in given else None,
             on_failure=given.get("on_failure", "stop"),
+            partial_failure=PartialFailure(given["partial_failure"]) if "partial_failure" in given else None,
             extra=_unknown("task", body),
         )
 

@@ -28,6 +28,7 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     │   └── NotAllowed              what a person asked for does not fit the task's state
     ├── LeaseLost                   another worker took the task over; nothing of ours was written
     ├── StepFailed                  a step ended with its task failed: how Flower is told, the journal has the rest
+    ├── DelegationFailed            a delegation of a parallel step failed: how Flower is told
     └── InjectedFault               a test armed a fault point with ``raise``; never in production
 """
 
@@ -212,6 +213,12 @@ class StepFailed(OrchestratorError):
     """A step ended with its task failed: raised by the Celery task, so that Flower shows a failure with its reason."""
 
     code = "step_failed"
+
+
+class DelegationFailed(OrchestratorError):
+    """A delegation of a parallel step failed for good: raised by its Celery task; the step says what that means."""
+
+    code = "delegation_failed"
 
 
 class InjectedFault(OrchestratorError):

@@ -55,6 +55,8 @@ class FaultPoint(StrEnum):
     """A delegation is in flight in the journal; its request has not left."""
     DELEGATION_ANSWERED = "delegation.answered"
     """The agent acted and answered; its reply is not recorded."""
+    DELEGATION_SETTLED = "delegation.settled"
+    """A delegation of a parallel step is settled; no doorbell has rung, neither for the next nor for the step."""
     STEP_ENDED = "step.ended"
     """The step's last commit is written; its successor's doorbell has not rung."""
     STEP_SUCCESSOR_SENT = "step.successor_sent"

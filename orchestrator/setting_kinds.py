@@ -1,8 +1,9 @@
-"""Kinds of settings: how their text becomes a value. The settings themselves are in `orchestrator.settings`."""
+"""Kinds of settings: how their text becomes a value, what it must look like. The settings are in `settings`."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
@@ -34,3 +35,22 @@ def _by_name(value: Any) -> Any:
 
 
 TenantTasks = Annotated[dict[str, Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(_by_name)]
+
+
+def check_database_url(url: str) -> None:
+    """Raise ValueError where it is no address of PostgreSQL."""
+    scheme = urlsplit(url).scheme
+    if scheme not in {"postgresql", "postgres", "postgresql+psycopg2"}:
+        raise ValueError(f"DATABASE_URL must begin with postgresql://, this one begins with {scheme or 'nothing'}://")
+
+
+def check_redis_url(url: str) -> None:
+    """Raise ValueError where it is no address that can be Celery's broker."""
+    schemes = {urlsplit(part).scheme for part in url.split(";")}
+    if any("cluster" in scheme for scheme in schemes) or "cluster=true" in url:
+        raise ValueError(
+            "REDIS_URL: Redis Cluster cannot be Celery's broker (its queues need multi-key commands on one node); "
+            "use one Redis or Valkey, with Sentinel for fail-over"
+        )
+    if not schemes <= {"redis", "rediss", "sentinel"}:
+        raise ValueError("REDIS_URL must begin with redis://, rediss:// or sentinel://")

@@ -14,14 +14,14 @@ from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from orchestrator.domain.turns import TurnRules
 from orchestrator.errors import ConfigurationError
-from orchestrator.setting_kinds import CommaList, Seconds, TenantTasks
+from orchestrator.setting_kinds import CommaList, Seconds, TenantTasks, check_database_url, check_redis_url
 
 
 def _setting(name: str, default: Any = ..., *, doc: str, **constraints: Any) -> Any:
@@ -153,6 +153,33 @@ class Settings(BaseModel):
     max_context_bytes: int = _setting(
         "ORCHESTRATOR_MAX_CONTEXT_BYTES", 4_000_000, doc="A task whose context outgrows this fails.", ge=10_000
     )
+    max_fan_out: int = _setting(
+        "ORCHESTRATOR_MAX_FAN_OUT",
+        100,
+        doc="Agents that one decision may call; several run side by side, each as a Celery task.",
+        ge=1,
+        le=1_000,
+    )
+    fan_out_at_once: int = _setting(
+        "ORCHESTRATOR_FAN_OUT_AT_ONCE",
+        20,
+        doc="Delegations of one step under way at once; the others are sent as these settle.",
+        ge=1,
+        le=1_000,
+    )
+    max_delegations: int = _setting(
+        "ORCHESTRATOR_MAX_DELEGATIONS",
+        1_000,
+        doc="Agent calls a task may make in all its steps before it fails as `delegation_limit`.",
+        ge=1,
+        le=1_000_000,
+    )
+    partial_failure: Literal["all", "any", "collect"] = _setting(
+        "ORCHESTRATOR_PARTIAL_FAILURE",
+        "all",
+        doc="What a failed delegation means for its step, unless the task's message says: `all` must succeed, of "
+        "`any` one suffices, `collect` tells the planner.",
+    )
     event_wait: Seconds = _setting(
         "ORCHESTRATOR_EVENT_WAIT", 24 * 3600.0, doc="Seconds an event waits for its task before it is a dead letter."
     )
@@ -235,8 +262,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
-        _check_database_url(self.database_url.get_secret_value())
-        _check_redis_url(self.redis_url.get_secret_value())
+        check_database_url(self.database_url.get_secret_value())
+        check_redis_url(self.redis_url.get_secret_value())
         if self.kafka_security_protocol.startswith("SASL"):
             self._check_sasl()
         for server in self.kafka_bootstrap_servers:
@@ -292,23 +319,6 @@ class Settings(BaseModel):
             else:
                 found.append(text)
         return tuple(sorted({text for text in found if len(text) >= 4}, key=len, reverse=True))
-
-
-def _check_database_url(url: str) -> None:
-    scheme = urlsplit(url).scheme
-    if scheme not in {"postgresql", "postgres", "postgresql+psycopg2"}:
-        raise ValueError(f"DATABASE_URL must begin with postgresql://, this one begins with {scheme or 'nothing'}://")
-
-
-def _check_redis_url(url: str) -> None:
-    schemes = {urlsplit(part).scheme for part in url.split(";")}
-    if any("cluster" in scheme for scheme in schemes) or "cluster=true" in url:
-        raise ValueError(
-            "REDIS_URL: Redis Cluster cannot be Celery's broker (its queues need multi-key commands on one node); "
-            "use one Redis or Valkey, with Sentinel for fail-over"
-        )
-    if not schemes <= {"redis", "rediss", "sentinel"}:
-        raise ValueError("REDIS_URL must begin with redis://, rediss:// or sentinel://")
 
 
 def _read_environment(environ: Mapping[str, str], dotenv: Path | None) -> dict[str, str]:

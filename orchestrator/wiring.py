@@ -17,8 +17,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.retry import RetryPolicy
+from orchestrator.domain.task import PartialFailure
 from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.control import Control
+from orchestrator.flow.delegation_run import DelegationRunner
 from orchestrator.flow.ports import Planner
 from orchestrator.flow.resolve import Resolver
 from orchestrator.flow.step import StepLimits, StepRunner
@@ -165,6 +167,8 @@ class WorkerParts:
     client: HttpAgentClient
     planner: Planner
     runner: StepRunner
+    delegations: DelegationRunner
+    dispatcher: CeleryDispatcher
     sweep: Sweep
     control: Control
     drain: Drain
@@ -203,35 +207,63 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         prepare()
     client = build_agent_client(settings)
     heartbeat = Heartbeat(store, settings.lease_for)
-    drain = Drain(store, build_dispatcher(settings), heartbeat.held, settings.stop_period)
+    agents = build_agents(settings)
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    limits = StepLimits(
+        lease_for=settings.lease_for,
+        max_steps=settings.max_steps,
+        bad_answers=settings.bad_answers,
+        max_lost_leases=settings.max_lost_leases,
+        max_context_bytes=settings.max_context_bytes,
+        planner_retry=RetryPolicy(settings.model_attempts, 1.0, 60.0),
+        max_fan_out=settings.max_fan_out,
+        max_delegations=settings.max_delegations,
+        fan_out_at_once=settings.fan_out_at_once,
+        partial_failure=PartialFailure(settings.partial_failure),
+    )
+    dispatcher = build_dispatcher(settings)
+    drain = Drain(store, dispatcher, heartbeat.held, settings.stop_period)
     runner = StepRunner(
         store=store,
         planner=planner,
-        agents=build_agents(settings),
+        agents=agents,
         event_types=build_event_types(settings),
         client=client,
         leases=heartbeat,
-        owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
-        limits=StepLimits(
-            lease_for=settings.lease_for,
-            max_steps=settings.max_steps,
-            bad_answers=settings.bad_answers,
-            max_lost_leases=settings.max_lost_leases,
-            max_context_bytes=settings.max_context_bytes,
-            planner_retry=RetryPolicy(settings.model_attempts, 1.0, 60.0),
-        ),
+        owner=owner,
+        limits=limits,
+        stopping=drain.stopping,
+    )
+    delegations = DelegationRunner(
+        store=store,
+        agents=agents,
+        client=client,
+        leases=heartbeat,
+        owner=owner,
+        limits=limits,
         stopping=drain.stopping,
     )
     sweep = Sweep(
         store,
-        build_dispatcher(settings),
+        dispatcher,
         SweepLimits(
             stall=settings.stall_for,
             dispatch_window=settings.dispatch_window,
             event_wait=timedelta(seconds=settings.event_wait),
         ),
     )
-    return WorkerParts(store, heartbeat, client, planner, runner, sweep, build_control(settings, store), drain)
+    return WorkerParts(
+        store=store,
+        heartbeat=heartbeat,
+        client=client,
+        planner=planner,
+        runner=runner,
+        delegations=delegations,
+        dispatcher=dispatcher,
+        sweep=sweep,
+        control=build_control(settings, store),
+        drain=drain,
+    )
 
 
 _worker_parts: dict[int, WorkerParts] = {}

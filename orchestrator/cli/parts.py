@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from orchestrator.domain.agent import AgentSpec
     from orchestrator.domain.event_type import EventType
     from orchestrator.flow.control import Control
-    from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore, SweepStore
+    from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore
     from orchestrator.flow.resolve import Resolver
+    from orchestrator.flow.sweep import SweepStore
     from orchestrator.kafka.health import BridgeGroup
     from orchestrator.settings import Settings
     from orchestrator.store.health import DatabaseHealth

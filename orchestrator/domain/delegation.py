@@ -57,6 +57,12 @@ class Delegation:
     finished_at: datetime | None = None
     settled_by: str | None = None
     """The person whose word its outcome is; None where the agent's own counts."""
+    due_at: datetime | None = None
+    """Of a parallel one: when its doorbell is to be rung next; None while it is held back, and once it has ended."""
+    parked: bool = False
+    """Unknown, and only a person can say what became of it."""
+    lost_leases: int = 0
+    """Claims since its last commit whose lease ran out."""
 
     @property
     def told_by(self) -> tuple[Literal["agent", "person"], str]:
@@ -67,6 +73,11 @@ class Delegation:
     def ref(self) -> str:
         """How history, prompts and ``record`` name it: ``{step}.{index}``."""
         return f"{self.step}.{self.index}"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more happens to it by itself."""
+        return self.state.is_settled or self.parked
 
 
 # What one exchange with an agent can end in. `AgentClient` returns exactly one of these and raises nothing for them.

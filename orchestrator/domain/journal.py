@@ -18,12 +18,16 @@ from orchestrator.domain.tolerant import JournalValue
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to advance one task by one step, fenced by epoch and step number."""
+    """The right to advance one task by one step, fenced by epoch and step number.
+
+    With an ``index`` it is the right to carry out one delegation of the step, with an epoch of its own.
+    """
 
     task_id: str
     step: int
     epoch: int
     owner: str
+    index: int | None = None
 
 
 class StepState(JournalValue):
@@ -91,7 +95,9 @@ class NotClaimed(StrEnum):
     NOT_NEXT = "not_next"
     """``next_step`` is another."""
     NOT_DUE = "not_due"
-    """Waiting, and neither due nor woken."""
+    """Waiting, and neither due nor woken; of a delegation: held back."""
+    LATE = "late"
+    """The task's deadline has passed: its step ends it."""
     NO_TASK = "no_task"
 
 
@@ -131,6 +137,8 @@ class Settlement:
     error_code: str | None = None
     error: str | None = None
     remote_url: str | None = None
+    parked: bool = False
+    """Unknown for good: a person must say what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,29 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class FanOut:
+    """How the delegations of one step follow one another."""
+
+    at_once: int
+    """How many may be under way."""
+    stop_on_failure: bool
+    """Whether none is begun any more once one has failed for good; those begun go on to their end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The step waits, without a worker, until its delegations have settled; the last of them wakes it.
+
+    The commit makes as many of them due as may be in flight; each that settles makes room for the next.
+    """
+
+    fan_out: FanOut
+    due_at: datetime
+    """When the step looks for itself, should nothing have woken it."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Complete:
     """All required fields are there, or the planner finished a task that requires none."""
 
@@ -181,7 +212,7 @@ class Cancel:
     reason: str
 
 
-Then = GoOn | NextStep | Wait | Complete | Fail | Cancel
+Then = GoOn | NextStep | Wait | Join | Complete | Fail | Cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +247,8 @@ class Committed:
     paused: bool = False
     late_events: tuple[PendingEvent, ...] = ()
     """Where ``Complete`` was asked and events came in meanwhile: nothing was written; merge them and commit again."""
+    doorbells: tuple[Dispatch, ...] = ()
+    """Delegations that the commit made due: ring for them."""
 
     @property
     def refused_for_events(self) -> bool:
@@ -225,13 +258,40 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """A doorbell to ring: this step of this task. Ids and numbers only."""
+    """A doorbell to ring: this step of this task, or this delegation of it. Ids and numbers only."""
 
     task_id: str
     step: int
     priority: int = 4
     """As urgent as the task has become (`Task.urgency`)."""
     lane: int = 0
+    index: int | None = None
+    """The delegation's; None: the step itself."""
+
+
+# -- one delegation of a parallel step --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DelegationClaim:
+    """A delegation's lease taken."""
+
+    lease: Lease
+    task: Task
+    delegation: Delegation
+    """As it now is, this attempt counted."""
+    started: bool
+    """Whether the claim marked it ``in_flight``: its request is to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What the store says after a delegation was settled."""
+
+    stored: bool
+    """False: another has settled it, or another attempt is under way; nothing was written."""
+    doorbells: tuple[Dispatch, ...] = ()
+    """What to ring for: delegations that now have room, or the step, where this was the last of it."""
 
 
 @dataclass(frozen=True, slots=True)

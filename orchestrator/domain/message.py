@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from orchestrator.domain.ids import digest
+from orchestrator.domain.task import PartialFailure
 
 DEFAULT_PRIORITY = 4
 """0 to 9, 9 most urgent."""
@@ -55,6 +56,8 @@ class TaskMessage:
     budget: Mapping[str, Any] = field(default_factory=dict)
     allowed_agents: tuple[str, ...] | None = None
     on_failure: Literal["stop", "undo"] = "stop"
+    partial_failure: PartialFailure | None = None
+    """What failed delegations mean for their step; None: as the settings have it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields unknown to us: kept, not refused."""
 
@@ -64,8 +67,11 @@ class TaskMessage:
 
         ``message_id`` is the envelope's, not the content's, and so left out; ids of ours too.
         """
+        # A field that came later stands here only where it is given: tasks known before keep their digest.
+        later = {"partial_failure": self.partial_failure.value} if self.partial_failure else {}
         return digest(
             {
+                **later,
                 "task_description": self.description,
                 "required_fields": list(self.required_fields),
                 "event_data": dict(self.event_data),

@@ -40,6 +40,17 @@ class WaitsFor(JournalValue):
     RETRY = "retry"
 
 
+class PartialFailure(JournalValue):
+    """What becomes of a step of which some delegations failed for good."""
+
+    ALL = "all"
+    """Every one must succeed: any failure fails the step, after the others have settled."""
+    ANY = "any"
+    """One success suffices."""
+    COLLECT = "collect"
+    """The planner is told of the failures and decides on."""
+
+
 _MOVES: Mapping[TaskState, frozenset[TaskState]] = {
     TaskState.RECEIVED: frozenset({TaskState.PROCESSING, TaskState.CANCELED, TaskState.FAILED}),
     TaskState.PROCESSING: frozenset(
@@ -98,6 +109,8 @@ class Task:
     allowed_agents: tuple[str, ...] | None = None
     """Names of agents this task may use; None: all."""
     on_failure: str = "stop"
+    partial_failure: PartialFailure | None = None
+    """None: as the settings have it."""
     deadline: datetime | None = None
     budget: Mapping[str, Any] = field(default_factory=dict)
     reason_code: str | None = None

@@ -21,9 +21,6 @@ from orchestrator.domain.pointer import PointerError, resolve
 from orchestrator.errors import BadAnswer
 from orchestrator.flow.ports import Planner, PlanRequest
 
-MAX_CALLS = 100
-"""Delegations that one decision may ask for."""
-
 MAX_WAIT_SECONDS = 366 * 24 * 3600.0
 
 
@@ -97,8 +94,10 @@ def check(decision: Decision, request: PlanRequest) -> Decision:
 def _check_calls(decision: Decision, request: PlanRequest) -> Decision:
     if not decision.calls:
         raise BadAnswer("the answer calls no agent and no control tool")
-    if len(decision.calls) > MAX_CALLS:
-        raise BadAnswer(f"{len(decision.calls)} calls in one answer are too many; at most {MAX_CALLS}")
+    if request.max_calls < 1:
+        raise BadAnswer("the task has used all of its delegations: no agent can be called any more")
+    if len(decision.calls) > request.max_calls:
+        raise BadAnswer(f"{len(decision.calls)} calls in one answer are too many; at most {request.max_calls}")
     agents = {agent.name: agent for agent in request.agents}
     return replace(decision, calls=tuple(_check_call(call, agents, request.context) for call in decision.calls))
 

@@ -1,4 +1,4 @@
-"""What an exchange with an agent means for its delegation and for the step: pure rules, no I/O.
+"""What an exchange with an agent means for its delegation and for the step: pure rules, but for the exchange itself.
 
 The heart of "nothing done twice": whether a delegation may be sent (again), must be looked up, or has to wait for a
 person, is decided here and only here.
@@ -6,11 +6,15 @@ person, is decided here and only here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.context import Change, Origin
+from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import (
     NOT_SENT,
     Delegation,
@@ -22,8 +26,12 @@ from orchestrator.domain.delegation import (
     Replied,
     StillRunning,
 )
-from orchestrator.domain.journal import Fail, Settlement, Start, Wait
-from orchestrator.domain.task import WaitsFor
+from orchestrator.domain.ids import idempotency_key
+from orchestrator.domain.journal import Fail, NewDelegation, Settlement, Start, Wait
+from orchestrator.domain.pointer import PointerError, resolve
+from orchestrator.domain.task import Task, WaitsFor
+from orchestrator.fault_points import FaultPoint, reach
+from orchestrator.flow.ports import AgentClient, AgentRequest, Agents
 
 MIN_POLL = 0.2
 """Seconds: no agent's ``Retry-After: 0`` makes us poll in a tight loop."""
@@ -108,11 +116,108 @@ def started(index: int, agent: AgentSpec, now: datetime) -> Start:
     return Start(index, now + timedelta(seconds=agent.timeout.total))
 
 
-def found_unsendable(agent: AgentSpec, delegation: Delegation) -> Verdict:
+def found_unsendable(delegation: Delegation) -> Verdict:
     """The verdict for `Exchange.PARK`: a person must say what became of it."""
     code = delegation.error_code or "interrupted"
     detail = delegation.error or "the worker that sent it is gone and no reply was recorded"
-    return _park(agent, delegation, code, detail)
+    return _park(delegation, code, detail)
+
+
+def agent_unknown(delegation: Delegation) -> Verdict:
+    """The verdict for a delegation whose agent the registry does not know any more."""
+    reason = f"agents.yaml has no agent {delegation.agent!r} any more; put it back and retry the task"
+    if delegation.state is DelegationState.PENDING:
+        return _failed(delegation, "agent_unknown", reason)
+    settlement = Settlement(
+        delegation.index, DelegationState.UNKNOWN, error_code="agent_unknown", error=reason, parked=True
+    )
+    return Verdict(settlement, parked([delegation]))
+
+
+def set_aside(agent: AgentSpec, delegation: Delegation) -> Verdict:
+    """The verdict for a delegation that has lost one worker after another."""
+    reason = f"{agent.name}: the call lost its worker {delegation.lost_leases} times; it is set aside"
+    if delegation.state is DelegationState.PENDING or agent.may_repeat:
+        return _failed(delegation, "poison", reason)
+    return _park(delegation, "poison", reason)
+
+
+def parked(delegations: Sequence[Delegation]) -> Wait:
+    """The wait for a person who says what became of these."""
+    first, count = delegations[0], len(delegations)
+    details: dict[str, Any] = {"agent": first.agent, "delegation": first.ref, "idempotency_key": first.key}
+    reason = (
+        f"{first.agent} may or may not have acted ({first.error or 'no reply was recorded'}); it has side effects and "
+        f"cannot be asked or safely called again, so delegation {first.ref} waits until a person says what became of it"
+    )
+    if count > 1:
+        details["delegations"] = [one.ref for one in delegations]
+        reason += f"; the same holds for {', '.join(f'{one.ref} ({one.agent})' for one in delegations[1:])}"
+    return Wait(WaitsFor.PERSON, None, details, reason_code="outcome_unknown", reason=reason)
+
+
+# -- from a decision to requests, and from replies to fields ----------------------------------------------------------
+
+
+def new_delegations(task: Task, step: int, decision: Decision, agents: Agents) -> tuple[NewDelegation, ...]:
+    """The rows of a decision's calls; each has the key under which it is sent, however often."""
+    return tuple(
+        NewDelegation(
+            index=index,
+            agent=call.agent,
+            arguments=call.arguments,
+            task=call.task or task.description,
+            key=idempotency_key(task.task_id, step, index, call.agent, call.arguments),
+            side_effects=_side_effects(agents.get(call.agent)),
+        )
+        for index, call in enumerate(decision.calls)
+    )
+
+
+def exchange_with(client: AgentClient, exchange: Exchange, agent: AgentSpec, delegation: Delegation) -> LookupOutcome:
+    """Send, poll or look up: one request over the network."""
+    request = AgentRequest(
+        task_id=delegation.task_id,
+        step=delegation.step,
+        key=delegation.key,
+        task=delegation.task,
+        arguments=delegation.arguments,
+        send_before=delegation.deadline_at,
+    )
+    outcome: LookupOutcome
+    match exchange:
+        case Exchange.POLL if delegation.remote_url:
+            outcome = client.poll(agent, request, delegation.remote_url)
+        case Exchange.LOOK_UP:
+            outcome = client.look_up(agent, request)
+        case _:
+            reach(FaultPoint.DELEGATION_MARKED, delegation.task_id)
+            outcome = client.call(agent, request)
+    reach(FaultPoint.DELEGATION_ANSWERED, delegation.task_id)
+    return outcome
+
+
+def provided(agent: AgentSpec | None, delegation: Delegation, at: datetime) -> list[Change]:
+    """The context fields that a reply fills, by the agent's ``provides``; a pointer to nothing fills nothing."""
+    changes = []
+    for name, pointer in agent.provides.items() if agent else ():
+        try:
+            value = resolve(delegation.reply, pointer)
+        except PointerError:
+            continue
+        origin = Origin(
+            *delegation.told_by,
+            at,
+            step=delegation.step,
+            delegation=delegation.key,
+            pointer=pointer,
+        )
+        changes.append(Change(name, value, origin))
+    return changes
+
+
+def _side_effects(agent: AgentSpec | None) -> bool:
+    return agent is None or agent.side_effects
 
 
 def _overdue(delegation: Delegation, now: datetime) -> bool:
@@ -168,10 +273,10 @@ def _unknown(agent: AgentSpec, delegation: Delegation, outcome: OutcomeUnknown, 
     if agent.lookup:
         overdue = (now - delegation.deadline_at).total_seconds() if delegation.deadline_at else 0.0
         if overdue > LOOK_UP_FOR:
-            return _park(agent, delegation, outcome.code, f"{outcome.detail}; its look-up gave no answer either")
+            return _park(delegation, outcome.code, f"{outcome.detail}; its look-up gave no answer either")
         due_at = now + timedelta(seconds=max(agent.retry.delay(1), min(overdue / 2, 60.0)))
         return _ask_later(agent, delegation, due_at, outcome.detail, outcome.code)
-    return _park(agent, delegation, outcome.code, outcome.detail)
+    return _park(delegation, outcome.code, outcome.detail)
 
 
 def _ask_later(
@@ -189,17 +294,6 @@ def _ask_later(
     )
 
 
-def _park(agent: AgentSpec, delegation: Delegation, code: str, detail: str) -> Verdict:
-    return Verdict(
-        Settlement(delegation.index, DelegationState.UNKNOWN, error_code=code, error=detail),
-        Wait(
-            WaitsFor.PERSON,
-            None,
-            {"agent": agent.name, "delegation": delegation.ref, "idempotency_key": delegation.key},
-            reason_code="outcome_unknown",
-            reason=(
-                f"{agent.name} may or may not have acted ({detail}); it has side effects and cannot be asked or "
-                f"safely called again, so delegation {delegation.ref} waits until a person says what became of it"
-            ),
-        ),
-    )
+def _park(delegation: Delegation, code: str, detail: str) -> Verdict:
+    settlement = Settlement(delegation.index, DelegationState.UNKNOWN, error_code=code, error=detail, parked=True)
+    return Verdict(settlement, parked([replace(delegation, error=detail)]))

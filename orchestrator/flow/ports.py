@@ -31,7 +31,7 @@ from orchestrator.domain.journal import (
 )
 from orchestrator.domain.message import Message, Record
 from orchestrator.domain.task import Task
-from orchestrator.domain.turns import LAST_PLACE, TenantLoad, Window
+from orchestrator.domain.turns import Window
 
 # -- advancing a task ---------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class StepStore(Protocol):
         """
 
     def renew(self, leases: Sequence[Lease], lease_for: timedelta) -> Sequence[Lease]:
-        """Prolong the leases in one statement; returns those that were lost."""
+        """Prolong the leases, with one statement for steps and one for delegations; returns those that were lost."""
 
     def settle_late(self, key: str, attempt: int, settlement: Settlement) -> bool:
         """Store an answer that came after the lease was lost, under its own attempt, without advancing the task.
@@ -75,38 +75,6 @@ class StepStore(Protocol):
 
     def history(self, task_id: str) -> Sequence[HistoryEntry]:
         """All steps with their delegations, oldest first."""
-
-
-class SweepStore(Protocol):
-    """Recovery of what should move and does not."""
-
-    def ring_due(
-        self, limit: int, stall: timedelta, *, busy: bool = False, until: int = LAST_PLACE, ahead: int = -1
-    ) -> Sequence[Dispatch]:
-        """Up to ``limit`` tasks that are due (``due_at`` passed, not ended, not paused, no lease in force).
-
-        Most urgent first, ageing included; of equally urgent ones each tenant's first before any tenant's second, what
-        is begun before what is new, oldest first. New ones only as far as their tenants' caps have room. Each is due
-        again after ``stall`` unless it moves. Rows locked by another are skipped, so several callers are harmless.
-
-        Args:
-            limit: how many at most.
-            stall: see above; longer with each ring that went unanswered.
-            busy: many messages wait in the broker, so tasks whose doorbell has been rung most likely have theirs among
-                them and are left in peace for some stall times more.
-            until: the last place (`orchestrator.domain.turns`) that is wanted.
-            ahead: urgency of the first doorbell that waits in the broker. A task that waits behind it and has become
-                much more urgent since it was rung is rung again, higher up.
-        """
-
-    def expire_events(self, limit: int, older_than: timedelta) -> int:
-        """Dead-letter events that waited for their task longer than ``older_than``; returns how many."""
-
-    def undispatched(self) -> int:
-        """How many tasks are due now and not in the hands of a worker."""
-
-    def tenants(self) -> Sequence[TenantLoad]:
-        """Tenants with tasks in flight or due, most in flight first."""
 
 
 # -- taking messages in -------------------------------------------------------------------------------------------
@@ -301,6 +269,8 @@ class PlanRequest:
     history: Sequence[HistoryEntry]
     wait_timed_out: bool = False
     """The last wait ended by its time-out."""
+    max_calls: int = 100
+    """How many agents one decision may call; less where the task's budget of delegations is nearly used."""
     complaints: Sequence[str] = ()
     """What was wrong with this step's earlier answers, oldest first."""
 
@@ -387,7 +357,7 @@ class Dispatcher(Protocol):
 
 
 class LeaseKeeper(Protocol):
-    """Renews the leases held by this process, all with one heartbeat."""
+    """Renews the leases held by this process, those of steps and of delegations, all with one heartbeat."""
 
     def hold(self, lease: Lease) -> AbstractContextManager[Callable[[], bool]]:
         """Keep the lease renewed while the context lasts; yields a function that tells whether it was lost."""

@@ -99,14 +99,12 @@ class StepRunner:
         if decision.kind is DecisionKind.CALL:
             return carry_out(turn, self.agents, self.client)
         # A control decision is written in the very commit that carries it out; only a person's retry can leave one.
-        return self._act(turn, decision, self._history(turn), recorded=True)
-
-    def _history(self, turn: Turn) -> Sequence[HistoryEntry]:
-        entries = self.store.history(turn.task.task_id)
-        return [e for e in entries if not e.step.superseded and e.step.number != turn.lease.step]
+        history = _course(turn, self.store.history(turn.task.task_id))
+        return self._act(turn, decision, history, recorded=True)
 
     def _decide(self, turn: Turn) -> StepResult:
-        history = self._history(turn)
+        entries = self.store.history(turn.task.task_id)
+        history = _course(turn, entries)
         if wait := _wait_not_over(turn, history):
             return turn.end(StepCommit(wait))
         request = PlanRequest(
@@ -118,13 +116,15 @@ class StepRunner:
             event_types=self.event_types.all(),
             history=history,
             wait_timed_out=_wait_timed_out(turn, history),
+            max_calls=_calls_left(turn, entries),
         )
         try:
             decision = decide(_Asking(self.planner, turn), request, self.limits.bad_answers)
         except PlannerUnavailable as error:
             return _planner_away(turn, error)
         except (BadAnswer, PlannerRefused, NoRoute) as error:
-            return turn.end(StepCommit(Fail(error.code, f"{error} {error.hint or ''}".strip())))
+            code = error.code if request.max_calls else "delegation_limit"
+            return turn.end(StepCommit(Fail(code, f"{error} {error.hint or ''}".strip())))
         log.info(
             "step.decided",
             extra={
@@ -161,6 +161,18 @@ class _Asking:
         """Ask."""
         self._turn.asked(request)
         return self._planner.decide(request)
+
+
+def _course(turn: Turn, entries: Sequence[HistoryEntry]) -> Sequence[HistoryEntry]:
+    """The task's present course, without the step at hand."""
+    return [entry for entry in entries if not entry.step.superseded and entry.step.number != turn.lease.step]
+
+
+def _calls_left(turn: Turn, entries: Sequence[HistoryEntry]) -> int:
+    """How many agents this step may call: calls before a rerun were made, and count."""
+    limits = turn.limits
+    most = min(limits.max_delegations, int(turn.task.budget.get("delegations", limits.max_delegations)))
+    return max(0, min(limits.max_fan_out, most - sum(len(entry.delegations) for entry in entries)))
 
 
 def _meaning(turn: Turn, decision: Decision) -> Then:

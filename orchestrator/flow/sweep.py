@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
-from orchestrator.domain.turns import Window, place_of
+from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.turns import LAST_PLACE, TenantLoad, Window, place_of
 from orchestrator.errors import DispatchFailed
 from orchestrator.fault_points import FaultPoint, reach
-from orchestrator.flow.ports import Dispatcher, SweepStore
+from orchestrator.flow.ports import Dispatcher
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +23,45 @@ BATCH = 500
 QUIET = 100
 """Messages in the broker that workers take up within a moment. With more of them a doorbell unanswered for a stall time
 is late rather than lost, and ringing again would only make the queue longer."""
+
+
+class SweepStore(Protocol):
+    """Recovery of what should move and does not."""
+
+    def ring_due_delegations(self, limit: int, stall: timedelta, *, busy: bool = False) -> Sequence[Dispatch]:
+        """Up to ``limit`` delegations of parallel steps that are due, most urgent first.
+
+        ``stall`` and ``busy`` as with `ring_due`. Those whose step has ended meanwhile are left: a call still marked in
+        flight becomes ``unknown``.
+        """
+
+    def ring_due(
+        self, limit: int, stall: timedelta, *, busy: bool = False, until: int = LAST_PLACE, ahead: int = -1
+    ) -> Sequence[Dispatch]:
+        """Up to ``limit`` tasks that are due (``due_at`` passed, not ended, not paused, no lease in force).
+
+        Most urgent first, ageing included; of equally urgent ones each tenant's first before any tenant's second, what
+        is begun before what is new, oldest first. New ones only as far as their tenants' caps have room. Each is due
+        again after ``stall`` unless it moves. Rows locked by another are skipped, so several callers are harmless.
+
+        Args:
+            limit: how many at most.
+            stall: see above; longer with each ring that went unanswered.
+            busy: many messages wait in the broker, so tasks whose doorbell has been rung most likely have theirs among
+                them and are left in peace for some stall times more.
+            until: the last place (`orchestrator.domain.turns`) that is wanted.
+            ahead: urgency of the first doorbell that waits in the broker. A task that waits behind it and has become
+                much more urgent since it was rung is rung again, higher up.
+        """
+
+    def expire_events(self, limit: int, older_than: timedelta) -> int:
+        """Dead-letter events that waited for their task longer than ``older_than``; returns how many."""
+
+    def undispatched(self) -> int:
+        """How many tasks are due now and not in the hands of a worker."""
+
+    def tenants(self) -> Sequence[TenantLoad]:
+        """Tenants with tasks in flight or due, most in flight first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +105,23 @@ class Sweep:
         try:
             window = Window(self.limits.dispatch_window, self.dispatcher.waiting())
             busy, ahead = window.waiting > QUIET, window.most_urgent
+            # Few at a time, since each step has only some under way: they need no place in the window.
+            rung += self._send(self.store.ring_due_delegations(BATCH, self.limits.stall, busy=busy))
             # What is most urgent may have room where the rest has none.
             while (until := window.last_with_room()) is not None:
                 limit = min(window.room(until), BATCH)
                 doorbells = self.store.ring_due(limit, self.limits.stall, busy=busy, until=until, ahead=ahead)
                 if not doorbells:
                     break
-                reach(FaultPoint.SWEEP_MARKED)
-                self.dispatcher.dispatch(doorbells)
-                rung += len(doorbells)
+                rung += self._send(doorbells)
                 for doorbell in doorbells:
                     window.fill(place_of(doorbell.priority, doorbell.lane))
         except DispatchFailed as error:
             log.warning("sweep.broker_away", extra={"why": str(error), "dispatched": rung})
         return rung
+
+    def _send(self, doorbells: Sequence[Dispatch]) -> int:
+        if doorbells:
+            reach(FaultPoint.SWEEP_MARKED)
+            self.dispatcher.dispatch(doorbells)
+        return len(doorbells)

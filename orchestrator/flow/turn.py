@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from orchestrator.domain.asked import Asked, Offer
 from orchestrator.domain.context import Change
@@ -22,6 +23,7 @@ from orchestrator.domain.journal import (
     Complete,
     Dispatch,
     Fail,
+    Join,
     NextStep,
     PendingEvent,
     Settlement,
@@ -30,11 +32,13 @@ from orchestrator.domain.journal import (
     Wait,
 )
 from orchestrator.domain.retry import RetryPolicy
-from orchestrator.domain.task import Task, TaskState
+from orchestrator.domain.task import PartialFailure, Task, TaskState
 from orchestrator.errors import LeaseLost, StoreUnavailable
 from orchestrator.flow.ports import EventTypes, PlanRequest, StepStore
 
 log = logging.getLogger(__name__)
+
+Written = TypeVar("Written")
 
 COMPLAINT_CHARS = 1_000
 """How much is kept of what was wrong with an answer."""
@@ -53,6 +57,10 @@ class StepLimits:
     max_lost_leases: int = 10
     max_context_bytes: int = 4_000_000
     planner_retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(6, 1.0, 60.0))
+    max_fan_out: int = 100
+    max_delegations: int = 1_000
+    fan_out_at_once: int = 20
+    partial_failure: PartialFailure = PartialFailure.ALL
     store_patience: float = 60.0
     """Seconds a finished piece of work is held in memory while PostgreSQL is away."""
 
@@ -66,6 +74,8 @@ class StepResult:
     detail: str = ""
     next: Dispatch | None = None
     """The successor to send, where there is one."""
+    doorbells: tuple[Dispatch, ...] = ()
+    """Delegations to send, each as a Celery task of its own."""
 
 
 class Turn:
@@ -127,7 +137,13 @@ class Turn:
         """Note what became of a delegation; written with the next commit."""
         self._settlements.append(settlement)
         settled = self.delegations[settlement.index]
-        self.delegations[settlement.index] = replace(settled, state=settlement.state, reply=settlement.reply)
+        self.delegations[settlement.index] = replace(
+            settled,
+            state=settlement.state,
+            reply=settlement.reply,
+            error_code=settlement.error_code,
+            error=settlement.error,
+        )
 
     def forward(self) -> Then:
         """Where the task goes once this step's work is done."""
@@ -152,7 +168,7 @@ class Turn:
             offer=self._offer,
         )
         try:
-            committed = _patiently(lambda: self.store.commit(self.lease, full), self.limits.store_patience)
+            committed = patiently(lambda: self.store.commit(self.lease, full), self.limits.store_patience)
         except LeaseLost:
             self._settle_late(full.settlements)
             raise
@@ -209,6 +225,8 @@ def _result(task: Task, then: Then, committed: Committed) -> StepResult:
         case TaskState.WAITING if isinstance(then, Wait):
             until = f" until {then.due_at.isoformat(timespec='seconds')}" if then.due_at else ""
             return StepResult("waiting", f"{then.waits_for.value}{until}: {then.reason or then.reason_code or ''}")
+        case TaskState.WAITING if isinstance(then, Join):
+            return StepResult("waiting", f"agent: {then.reason}", doorbells=committed.doorbells)
         case TaskState.FAILED if isinstance(then, Fail):
             return StepResult("failed", f"{then.code}: {then.reason}")
         case state:
@@ -220,7 +238,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _patiently(write: Callable[[], Committed], patience: float) -> Committed:
+def patiently(write: Callable[[], Written], patience: float) -> Written:
+    """Write, trying again for ``patience`` seconds while PostgreSQL is away.
+
+    Raises:
+        StoreUnavailable: it stayed away.
+    """
     give_up_at = time.monotonic() + patience
     pause = 0.1
     while True:

@@ -63,7 +63,7 @@ class RulesPlanner:
             return _give_up(search, unreachable, request)
         open_ways = {goal: way for goal, way in ways.items() if way is not None}
         if any(way.calls for way in open_ways.values()):
-            return _call(open_ways, context)
+            return _call(open_ways, request)
         return _wait(open_ways)
 
 
@@ -83,15 +83,16 @@ def _give_up(search: _Search, unreachable: Sequence[str], request: PlanRequest) 
     raise NoRoute(why, hint=_HINT, task_id=request.task_id)
 
 
-def _call(ways: Mapping[str, _Way], context: Context) -> Decision:
+def _call(ways: Mapping[str, _Way], request: PlanRequest) -> Decision:
+    """Call what can be called now, as many as one decision may; the rest follows in the next step."""
     first_goals: dict[str, tuple[str, _Call]] = {}
     for goal, way in ways.items():
         for call in way.calls:
             first_goals.setdefault(call.agent.name, (goal, call))
-    ordered = sorted(first_goals.values(), key=lambda item: item[1].place)
+    ordered = sorted(first_goals.values(), key=lambda item: item[1].place)[: max(1, request.max_calls)]
     reason = "; ".join(_why(goal, call) for goal, call in ordered)
     calls = tuple(
-        AgentCall(call.agent.name, call.arguments, f"Provide {', '.join(_of_use(call, context))}.")
+        AgentCall(call.agent.name, call.arguments, f"Provide {', '.join(_of_use(call, request.context))}.")
         for _, call in ordered
     )
     return _decision(DecisionKind.CALL, reason, calls=calls)

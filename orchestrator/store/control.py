@@ -30,6 +30,12 @@ _SEND_AGAIN = text("""
         finished_at = NULL
     WHERE task_id = :task_id AND step_number = :step AND state = 'failed'
 """)
+# Of a parallel step: what waits for a later moment is tried now, and what waits for a person is looked at once more.
+_TRY_NOW = text("""
+    UPDATE delegations SET parked = false, due_at = CASE WHEN due_at IS NULL THEN NULL ELSE now() END
+    WHERE task_id = :task_id AND step_number = :step AND state IN ('pending', 'in_flight', 'unknown')
+      AND (lease_until IS NULL OR lease_until < now())
+""")
 _LATER = text("SELECT changes FROM context_versions WHERE task_id = :task_id AND version > :version ORDER BY version")
 _SUPERSEDE = text("UPDATE steps SET superseded = true WHERE task_id = :task_id AND step_number >= :step")
 _RESTART = text("""
@@ -89,6 +95,7 @@ class ControlPart(Transactions):
             row = locked(connection, task_id)
             step = row["next_step"]
             if row["state"] == TaskState.WAITING and row["waits_for"] != WaitsFor.EVENT:
+                connection.execute(_TRY_NOW, {"task_id": task_id, "step": step})
                 connection.execute(_MAKE_DUE, {"task_id": task_id, "stall": self.stall})
             elif row["state"] == TaskState.FAILED:
                 step = self._open_failed(connection, row)
@@ -116,6 +123,7 @@ class ControlPart(Transactions):
         else:
             connection.execute(_OPEN_AGAIN, keys)
             connection.execute(_SEND_AGAIN, keys)
+            connection.execute(_TRY_NOW, keys)
         self._restart(connection, row, step, "retried by hand")
         return int(step)
 

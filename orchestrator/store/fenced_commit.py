@@ -6,36 +6,36 @@ locked first, so commits, events that arrive and people's hands follow one anoth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
 from orchestrator.domain.context import Context
 from orchestrator.domain.journal import (
-    Cancel,
     Committed,
     Complete,
-    Fail,
+    Dispatch,
     GoOn,
+    Join,
     Lease,
-    NextStep,
     PendingEvent,
     Settlement,
     StepCommit,
-    Then,
     Wait,
 )
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.domain.turns import urgency_of
 from orchestrator.errors import LeaseLost
 from orchestrator.store.engine import jsonb, text
+from orchestrator.store.fan_out import release
+from orchestrator.store.move import Move, move_of
 from orchestrator.store.offers import keep_asked
 from orchestrator.store.published import update_body
 from orchestrator.store.rows import changes_to_json, context_of, delegation_of, origin_to_json, pending_event_of
 
 _FENCE = text("""
-    SELECT state, cancel_requested, paused, priority, source, wait, reason FROM tasks
+    SELECT state, cancel_requested, paused, priority, aged, lane, source, wait, reason FROM tasks
     WHERE task_id = :task_id AND epoch = :epoch AND lease_owner = :owner AND next_step = :step
       AND state NOT IN ('completed', 'failed', 'canceled')
     FOR UPDATE
@@ -81,17 +81,18 @@ _INSERT_DELEGATIONS = text("""
 
 _START = text("""
     UPDATE delegations SET state = 'in_flight', attempts = attempts + 1, sent_at = coalesce(sent_at, now()),
-        deadline_at = r.deadline_at, remote_url = NULL, error_code = NULL, error = NULL, finished_at = NULL
+        deadline_at = r.deadline_at, remote_url = NULL, error_code = NULL, error = NULL, finished_at = NULL,
+        parked = false
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(index int, deadline_at timestamptz)
     WHERE delegations.task_id = :task_id AND delegations.step_number = :step AND delegations.index = r.index
 """)
 
 _SETTLE = text("""
     UPDATE delegations SET state = r.state, reply = nullif(r.reply, 'null'), error_code = r.error_code,
-        error = r.error, remote_url = r.remote_url,
+        error = r.error, remote_url = r.remote_url, parked = r.parked,
         finished_at = CASE WHEN r.state IN ('succeeded', 'failed') THEN now() END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS r(index int, state text, reply jsonb, error_code text, error text, remote_url text)
+        AS r(index int, state text, reply jsonb, error_code text, error text, remote_url text, parked boolean)
     WHERE delegations.task_id = :task_id AND delegations.step_number = :step AND delegations.index = r.index
 """)
 
@@ -122,30 +123,13 @@ _MOVE = text("""
         state = :state, waits_for = :waits_for, wait = CAST(:wait AS jsonb), next_step = :next_step,
         due_at = CASE WHEN :at_once THEN now() + CAST(:stall AS interval) ELSE CAST(:due_at AS timestamptz) END,
         reason_code = :reason_code, reason = :reason, lost_leases = 0, lease_owner = NULL, lease_until = NULL,
-        woken = :woken, rings = 0, updated_at = now(),
+        woken = :woken, rings = :rings, updated_at = now(),
         ended_at = CASE WHEN :ended THEN now() END,
         cancel_requested = cancel_requested AND NOT :ended
     WHERE task_id = :task_id
 """)
 
 _OUTBOX = text("INSERT INTO outbox (kind, task_id, body) VALUES ('update', :task_id, CAST(:body AS jsonb))")
-
-
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """Where a commit takes the task."""
-
-    state: TaskState
-    step_state: str
-    next_step: int
-    waits_for: WaitsFor | None = None
-    wait: dict[str, Any] | None = None
-    due_at: datetime | None = None
-    at_once: bool = False
-    """Its next doorbell is rung right after the commit; the sweep rings after the stall time."""
-    woken: bool = False
-    reason_code: str | None = None
-    reason: str | None = None
 
 
 def fence_of(lease: Lease) -> dict[str, Any]:
@@ -189,13 +173,25 @@ class FencedCommit:
             self._write_context(TaskState(task.state))
             self.connection.execute(_GO_ON, self.keys)
             return self._committed(TaskState(task.state), task)
-        move = self._move(then, cancel_requested=task.cancel_requested, events=bool(events))
+        released = None
+        if isinstance(then, Join) and not task.cancel_requested:
+            urgency = urgency_of(task.priority, task.aged)
+            step = Dispatch(self.lease.task_id, self.lease.step, urgency, task.lane)
+            released = release(self.connection, step, then.fan_out, self.stall)
+        move = move_of(
+            then,
+            self.lease.step,
+            cancel_requested=task.cancel_requested,
+            events=bool(events),
+            joined=released is not None and not released.moving,
+        )
         self._end_step(move)
         context = self._write_context(move.state)
         self._move_task(move)
         if not self._waits_on(move, task):
             self._tell(move, context, task)
-        return self._committed(move.state, task, next_step=move.next_step)
+        doorbells = released.doorbells if released else ()
+        return self._committed(move.state, task, next_step=move.next_step, doorbells=doorbells)
 
     def _committed(
         self,
@@ -203,6 +199,7 @@ class FencedCommit:
         task: Row[Any],
         next_step: int | None = None,
         late_events: tuple[PendingEvent, ...] = (),
+        doorbells: tuple[Dispatch, ...] = (),
     ) -> Committed:
         rows = self.connection.execute(DELEGATIONS, self.keys).mappings()
         return Committed(
@@ -212,6 +209,7 @@ class FencedCommit:
             cancel_requested=task.cancel_requested,
             paused=task.paused,
             late_events=late_events,
+            doorbells=doorbells,
         )
 
     def _was_written(self) -> bool:
@@ -273,39 +271,7 @@ class FencedCommit:
             version = commit.context.version if commit.context is not None else None
             execute(_MERGED, {"version": version, "ids": list(commit.merged_events)})
 
-    def _move(self, then: Then, *, cancel_requested: bool, events: bool) -> _Move:
-        step = self.lease.step
-        if cancel_requested and isinstance(then, NextStep | Wait):
-            then = Cancel("canceled by request")
-        match then:
-            case NextStep():
-                return _Move(TaskState.PROCESSING, "finished", step + 1, at_once=True)
-            case Wait():
-                # What came while the planner decided to wait for it ends the wait at once.
-                woken = events and (
-                    then.waits_for is WaitsFor.EVENT or (then.waits_for is WaitsFor.PERSON and not then.same_step)
-                )
-                return _Move(
-                    TaskState.WAITING,
-                    "open" if then.same_step else "finished",
-                    step if then.same_step else step + 1,
-                    waits_for=then.waits_for,
-                    wait=dict(then.details),
-                    due_at=then.due_at,
-                    woken=woken,
-                    reason_code=then.reason_code,
-                    reason=then.reason,
-                )
-            case Complete(reason):
-                return _Move(TaskState.COMPLETED, "finished", step, reason=reason)
-            case Fail(code, reason):
-                return _Move(TaskState.FAILED, "failed", step, reason_code=code, reason=reason)
-            case Cancel(reason):
-                return _Move(TaskState.CANCELED, "open", step, reason_code="canceled", reason=reason)
-            case GoOn():
-                raise AssertionError("GoOn moves nothing")
-
-    def _end_step(self, move: _Move) -> None:
+    def _end_step(self, move: Move) -> None:
         # An open step that waits for an event or an agent has nothing wrong; one that waits for a retry has.
         failed = move.step_state == "failed" or (
             move.step_state == "open" and move.state is TaskState.WAITING and move.reason_code is not None
@@ -345,7 +311,7 @@ class FencedCommit:
         row = self.connection.execute(WRITE_STATE, self.keys | {"state": state.value}).mappings().one()
         return context_of(row)
 
-    def _move_task(self, move: _Move) -> None:
+    def _move_task(self, move: Move) -> None:
         at_once = move.at_once or move.woken
         self.connection.execute(
             _MOVE,
@@ -361,11 +327,12 @@ class FencedCommit:
                 "reason_code": move.reason_code,
                 "reason": move.reason,
                 "woken": move.woken,
+                "rings": move.rings,
                 "ended": move.state.is_terminal,
             },
         )
 
-    def _waits_on(self, move: _Move, task: Row[Any]) -> bool:
+    def _waits_on(self, move: Move, task: Row[Any]) -> bool:
         """Whether the task goes on waiting as before (another poll of a slow agent): nobody needs to be told."""
         return (
             move.state is TaskState.WAITING
@@ -375,7 +342,7 @@ class FencedCommit:
             and (task.wait, task.reason) == (move.wait, move.reason)
         )
 
-    def _tell(self, move: _Move, context: Context, task: Row[Any]) -> None:
+    def _tell(self, move: Move, context: Context, task: Row[Any]) -> None:
         body = update_body(
             task_id=self.lease.task_id,
             state=move.state.value,
@@ -397,4 +364,5 @@ def _settlement_row(settlement: Settlement) -> dict[str, Any]:
         "error_code": settlement.error_code,
         "error": settlement.error,
         "remote_url": settlement.remote_url,
+        "parked": settlement.parked,
     }

@@ -22,15 +22,16 @@ from orchestrator.store.turns import Admission
 
 _INSERT_TASKS = text("""
     INSERT INTO tasks (task_id, description, required_fields, state, priority, tenant, allowed_agents, on_failure,
-                       deadline, budget, extra, content_digest, source, versions, due_at,
+                       partial_failure, deadline, budget, extra, content_digest, source, versions, due_at,
                        rings, rung_as, lane)
     SELECT r.task_id, r.description, r.required_fields, 'received', r.priority, r.tenant,
-           nullif(r.allowed_agents, 'null'), r.on_failure, r.deadline, r.budget, r.extra, r.content_digest,
-           nullif(r.source, 'null'), r.versions, now() + make_interval(secs => r.due_in), r.rings, r.priority, r.lane
+           nullif(r.allowed_agents, 'null'), r.on_failure, r.partial_failure, r.deadline, r.budget, r.extra,
+           r.content_digest, nullif(r.source, 'null'), r.versions, now() + make_interval(secs => r.due_in), r.rings,
+           r.priority, r.lane
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
         task_id text, description text, required_fields jsonb, priority int, tenant text, allowed_agents jsonb,
-        on_failure text, deadline timestamptz, budget jsonb, extra jsonb, content_digest text, source jsonb,
-        versions jsonb, due_in float, rings int, lane int)
+        on_failure text, partial_failure text, deadline timestamptz, budget jsonb, extra jsonb, content_digest text,
+        source jsonb, versions jsonb, due_in float, rings int, lane int)
     ON CONFLICT DO NOTHING
     RETURNING task_id
 """)
@@ -116,6 +117,7 @@ def _task_row(record: Record, message: TaskMessage) -> dict[str, Any]:
         "tenant": message.tenant,
         "allowed_agents": None if message.allowed_agents is None else list(message.allowed_agents),
         "on_failure": message.on_failure,
+        "partial_failure": message.partial_failure.value if message.partial_failure else None,
         "deadline": None if message.deadline is None else message.deadline.isoformat(),
         "budget": dict(message.budget),
         "extra": dict(message.extra),

@@ -26,7 +26,8 @@ _KNOWN_TASK = text("SELECT 1 FROM tasks WHERE task_id = :task_id")
 
 _SETTLE = text("""
     UPDATE delegations SET state = :state, reply = CAST(:reply AS jsonb), error_code = :error_code, error = :error,
-        settled_by = :settled_by, remote_url = NULL, finished_at = CASE WHEN :state = 'pending' THEN NULL ELSE now() END
+        settled_by = :settled_by, remote_url = NULL, parked = false, due_at = NULL, woken = false, lease_owner = NULL,
+        lease_until = NULL, finished_at = CASE WHEN :state = 'pending' THEN NULL ELSE now() END
     WHERE idempotency_key = :key AND state = 'unknown'
 """)
 

@@ -13,7 +13,7 @@ from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import PendingEvent, Step, StepState
-from orchestrator.domain.task import Task, TaskState, WaitsFor
+from orchestrator.domain.task import PartialFailure, Task, TaskState, WaitsFor
 
 Row = Mapping[str, Any] | RowMapping
 
@@ -38,6 +38,7 @@ def task_of(row: Row) -> Task:
         tenant=row["tenant"],
         allowed_agents=None if row["allowed_agents"] is None else tuple(row["allowed_agents"]),
         on_failure=row["on_failure"],
+        partial_failure=PartialFailure(row["partial_failure"]) if row["partial_failure"] else None,
         deadline=row["deadline"],
         budget=row["budget"],
         reason_code=row["reason_code"],
@@ -144,6 +145,9 @@ def delegation_of(row: Row) -> Delegation:
         error=row["error"],
         finished_at=row["finished_at"],
         settled_by=row["settled_by"],
+        due_at=row["due_at"],
+        parked=row["parked"],
+        lost_leases=row["lost_leases"],
     )
 
 

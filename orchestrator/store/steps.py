@@ -25,7 +25,8 @@ from orchestrator.domain.task import TaskState
 from orchestrator.domain.tolerant import JournalValue
 from orchestrator.domain.turns import MOST_URGENT, TurnRules
 from orchestrator.errors import NewerJournal
-from orchestrator.store.engine import Transactions, jsonb, text
+from orchestrator.store.delegations import DelegationPart
+from orchestrator.store.engine import jsonb, text
 from orchestrator.store.fenced_commit import DELEGATIONS, WRITE_STATE, FencedCommit, fence_of
 from orchestrator.store.history import load_history
 from orchestrator.store.offers import keep_offer
@@ -88,7 +89,7 @@ _RENEW = text("""
 
 _SETTLE_LATE = text("""
     UPDATE delegations SET state = :state, reply = CAST(:reply AS jsonb), error_code = :error_code, error = :error,
-        remote_url = :remote_url, finished_at = now()
+        remote_url = :remote_url, finished_at = now(), parked = false
     WHERE idempotency_key = :key AND attempts = :attempt AND state IN ('in_flight', 'unknown')
     RETURNING task_id, step_number
 """)
@@ -99,7 +100,7 @@ _WAKE_STEP = text("""
 """)
 
 
-class StepPart(Transactions):
+class StepPart(DelegationPart):
     """Implements `orchestrator.flow.ports.StepStore`."""
 
     stall: timedelta
@@ -166,14 +167,23 @@ class StepPart(Transactions):
 
     def release(self, leases: Sequence[Lease], retry_at: datetime) -> Sequence[Dispatch]:
         """Hand steps back unfinished; returns the doorbells of those that were still held."""
-        if not leases:
-            return []
-        parameters = {"rows": _rows_of(leases), "retry_at": retry_at}
+        of_delegations = self.release_delegations([one for one in leases if one.index is not None], retry_at)
+        of_tasks = [lease for lease in leases if lease.index is None]
+        if not of_tasks:
+            return of_delegations
+        parameters = {"rows": _rows_of(of_tasks), "retry_at": retry_at}
         rows = self.transact(lambda connection: connection.execute(_RELEASE, parameters).mappings().all())
-        return [Dispatch(task.task_id, task.next_step, task.urgency, task.lane) for task in map(task_of, rows)]
+        tasks = [task_of(row) for row in rows]
+        steps = [Dispatch(task.task_id, task.next_step, task.urgency, task.lane) for task in tasks]
+        return [*of_delegations, *steps]
 
     def renew(self, leases: Sequence[Lease], lease_for: timedelta) -> Sequence[Lease]:
         """Prolong leases; returns those that were lost."""
+        of_tasks = [lease for lease in leases if lease.index is None]
+        of_delegations = [lease for lease in leases if lease.index is not None]
+        return [*self._renew_tasks(of_tasks, lease_for), *self.renew_delegations(of_delegations, lease_for)]
+
+    def _renew_tasks(self, leases: Sequence[Lease], lease_for: timedelta) -> Sequence[Lease]:
         if not leases:
             return []
         parameters = {"rows": _rows_of(leases), "lease_for": lease_for}

@@ -130,7 +130,7 @@ _EXPIRE = text("""
 
 
 class SweepPart(Transactions):
-    """Implements `orchestrator.flow.ports.SweepStore`."""
+    """Implements `orchestrator.flow.sweep.SweepStore`."""
 
     turns: TurnRules
 

@@ -12,27 +12,38 @@ from celery import Celery, chain
 from celery.canvas import Signature
 
 from orchestrator.domain.journal import Dispatch
-from orchestrator.worker.names import LANE_QUEUES, STEP, broker_priority, celery_id, celery_root
+from orchestrator.worker.names import (
+    DELEGATE,
+    DELEGATION_QUEUES,
+    LANE_QUEUES,
+    STEP,
+    broker_priority,
+    celery_id,
+    celery_root,
+)
 
 
-def step_signature(app: Celery, doorbell: Dispatch) -> Signature:
-    """One step, to be sent or appended. Immutable: what the step before returned is nothing to it."""
+def signature_of(app: Celery, doorbell: Dispatch) -> Signature:
+    """One step or delegation, to be sent or appended. Immutable: what the step before returned is nothing to it."""
+    place: dict[str, Any] = {"task_id": doorbell.task_id, "step": doorbell.step}
+    if doorbell.index is not None:
+        place["index"] = doorbell.index
     return Signature(
-        STEP,
-        kwargs={"task_id": doorbell.task_id, "step": doorbell.step},
+        STEP if doorbell.index is None else DELEGATE,
+        kwargs=place,
         immutable=True,
         app=app,
         options={
-            "task_id": celery_id(doorbell.task_id, doorbell.step),
+            "task_id": celery_id(**place),
             "priority": broker_priority(doorbell.priority),
-            "queue": LANE_QUEUES[doorbell.lane],
+            "queue": (LANE_QUEUES if doorbell.index is None else DELEGATION_QUEUES)[doorbell.lane],
         },
     )
 
 
 def ring(app: Celery, doorbell: Dispatch, producer: Any) -> None:
-    """Send a new chain that begins with this step."""
-    signature = step_signature(app, doorbell)
+    """Send a new chain that begins with this step or delegation."""
+    signature = signature_of(app, doorbell)
     chain(signature, app=app).apply_async(
         task_id=signature.options["task_id"],
         root_id=celery_root(doorbell.task_id),
@@ -43,4 +54,4 @@ def ring(app: Celery, doorbell: Dispatch, producer: Any) -> None:
 
 def append_successor(request: Any, app: Celery, doorbell: Dispatch) -> None:
     """Let the running Celery task be followed by this step. Celery sends the last entry of the chain next."""
-    request.chain = [*(request.chain or ()), step_signature(app, doorbell)]
+    request.chain = [*(request.chain or ()), signature_of(app, doorbell)]

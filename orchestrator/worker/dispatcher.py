@@ -14,7 +14,7 @@ from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.turns import MOST_URGENT
 from orchestrator.errors import DispatchFailed
 from orchestrator.worker.chain import ring
-from orchestrator.worker.names import LANE_QUEUES, broker_priority
+from orchestrator.worker.names import DELEGATION_QUEUES, LANE_QUEUES, broker_priority
 
 _BROKER_TROUBLE = (OperationalError, KombuError, RedisError, OSError)
 
@@ -40,7 +40,7 @@ class CeleryDispatcher:
                 rung += 1
 
     def waiting(self) -> Sequence[int]:
-        """Step messages waiting in the broker by place, those in a worker's hands not counted.
+        """Step and delegation messages waiting in the broker by place, those in a worker's hands not counted.
 
         Raises:
             DispatchFailed: the broker cannot be asked.
@@ -49,12 +49,14 @@ class CeleryDispatcher:
             channel = producer.channel
             with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
                 for urgency in range(MOST_URGENT, -1, -1):
-                    for queue in LANE_QUEUES:
-                        pipe.llen(channel._q_for_pri(queue, broker_priority(urgency)))
-                return [int(count) for count in pipe.execute()]
+                    for queues in zip(LANE_QUEUES, DELEGATION_QUEUES, strict=True):
+                        for queue in queues:
+                            pipe.llen(channel._q_for_pri(queue, broker_priority(urgency)))
+                counts = [int(count) for count in pipe.execute()]
+                return [steps + delegations for steps, delegations in zip(counts[::2], counts[1::2], strict=True)]
 
     def backlog(self) -> int:
-        """All step messages that wait in the broker. Raises `DispatchFailed`."""
+        """All step and delegation messages that wait in the broker. Raises `DispatchFailed`."""
         return sum(self.waiting())
 
     def broker_info(self) -> Mapping[str, Any]:

@@ -10,6 +10,8 @@ from orchestrator.domain.turns import MOST_URGENT, urgency_of
 
 STEP = "orchestrator.step"
 """One step of one task: ``task_id``, ``step``."""
+DELEGATE = "orchestrator.delegate"
+"""One delegation of a parallel step: ``task_id``, ``step``, ``index``."""
 RETRY = "orchestrator.retry"
 """A person's retry by id alone: ``task_id``."""
 SWEEP = "orchestrator.sweep"
@@ -20,6 +22,12 @@ LATER_QUEUE = "steps-later"
 """Steps of tenants who have their share under way already; of each urgency served after ``steps``."""
 LANE_QUEUES = (STEPS_QUEUE, LATER_QUEUE)
 """By lane, see `orchestrator.domain.turns`."""
+DELEGATIONS_QUEUE = "delegations"
+LATER_DELEGATIONS_QUEUE = "delegations-later"
+DELEGATION_QUEUES = (DELEGATIONS_QUEUE, LATER_DELEGATIONS_QUEUE)
+"""By lane. Queues of their own, so that a worker of a version that does not know delegations never takes one."""
+SERVED = (DELEGATIONS_QUEUE, STEPS_QUEUE, LATER_DELEGATIONS_QUEUE, LATER_QUEUE)
+"""Of equal urgency in this order: in each lane what is begun before what is new."""
 CONTROL_QUEUE = "control"
 """Sweeps and retries: short, and never behind a backlog of steps."""
 
@@ -34,9 +42,10 @@ def celery_root(task_id: str) -> str:
     return f"{safe[: _LONGEST_ROOT - 17]}~{hashlib.sha256(task_id.encode()).hexdigest()[:16]}"
 
 
-def celery_id(task_id: str, step: int) -> str:
+def celery_id(task_id: str, step: int, index: int | None = None) -> str:
     """A Celery task's id: readable, and its own for each doorbell that is rung."""
-    return f"{celery_root(task_id)}:{step}:{secrets.token_hex(4)}"
+    place = f"{step}" if index is None else f"{step}.{index}"
+    return f"{celery_root(task_id)}:{place}:{secrets.token_hex(4)}"
 
 
 def broker_priority(priority: int) -> int:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Task
 from kombu.exceptions import OperationalError
 
-from orchestrator.errors import NewerJournal, NotAllowed, StepFailed, StoreUnavailable, TaskNotFound
+from orchestrator.domain.journal import Dispatch
+from orchestrator.errors import (
+    DelegationFailed,
+    DispatchFailed,
+    NewerJournal,
+    NotAllowed,
+    StepFailed,
+    StoreUnavailable,
+    TaskNotFound,
+)
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
 from orchestrator.worker.chain import append_successor
-from orchestrator.worker.names import RETRY, STEP, SWEEP
+from orchestrator.worker.names import DELEGATE, RETRY, STEP, SWEEP
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +67,34 @@ def step(self: Any, *, task_id: str, step: int) -> str:
     reach(FaultPoint.STEP_ENDED, task_id)
     if result.outcome == "failed":
         raise StepFailed(_text("failed", result.detail), task_id=task_id)
+    _ring(result.doorbells)
     if result.next is None:
         return _text(result.outcome, result.detail)
     append_successor(self.request, app, result.next)
     return _text(result.outcome, result.detail) if result.detail else f"next step {result.next.step}"
+
+
+@app.task(name=DELEGATE, throws=(DelegationFailed,))  # type: ignore[untyped-decorator]  # celery ships no types
+def delegate(*, task_id: str, step: int, index: int) -> str:
+    """Carry out one delegation of a parallel step, or do what is next for it: a retry, a poll, a look-up.
+
+    Returns:
+        How it ended, for Flower: ``succeeded: …``, ``waiting: …``, ``skipped: …``, ``fenced: …``, ``handed back, …``.
+
+    Raises:
+        DelegationFailed: the agent will not do it; what that means for its step is the step's to say.
+    """
+    try:
+        result = worker_parts().delegations.run(Dispatch(task_id, step, index=index))
+    except (StoreUnavailable, NewerJournal) as error:
+        told = {"task_id": task_id, "step": step, "index": index, "why": str(error)}
+        log.warning("delegation.handed_back", extra=told)
+        return _text("handed back, the sweep rings again", str(error))
+    reach(FaultPoint.DELEGATION_SETTLED, task_id)
+    _ring(result.doorbells)
+    if result.outcome == "failed":
+        raise DelegationFailed(_text("failed", result.detail), task_id=task_id)
+    return _text(result.outcome, result.detail)
 
 
 @app.task(name=RETRY, throws=(TaskNotFound, NotAllowed))  # type: ignore[untyped-decorator]  # celery ships no types
@@ -86,6 +120,17 @@ def sweep() -> str:
         log.warning("sweep.postponed", extra={"why": str(error)})
         return _text("postponed", str(error))
     return f"rung {result.dispatched}, expired events {result.expired_events}"
+
+
+def _ring(doorbells: Sequence[Dispatch]) -> None:
+    """Send; what the broker does not take is left to the sweep."""
+    if not doorbells:
+        return
+    try:
+        worker_parts().dispatcher.dispatch(doorbells)
+    except DispatchFailed as error:
+        told = {"task_id": doorbells[0].task_id, "why": str(error), "then": "the sweep sends them"}
+        log.warning("delegation.not_sent", extra=told)
 
 
 def _text(outcome: str, detail: str) -> str:

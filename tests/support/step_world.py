@@ -13,10 +13,11 @@ from orchestrator.agents import HttpAgentClient
 from orchestrator.domain.agent import AgentSpec, AgentTimeout
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
 from orchestrator.domain.event_type import EventType
-from orchestrator.domain.journal import Lease
+from orchestrator.domain.journal import Dispatch, Lease
 from orchestrator.domain.message import Message, Record, TaskMessage
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.flow.delegation_run import DelegationResult, DelegationRunner
 from orchestrator.flow.ports import PlanRequest, Received, Taken
 from orchestrator.flow.step import StepLimits, StepResult, StepRunner
 from orchestrator.store import PostgresStore, make_engine
@@ -85,6 +86,29 @@ class World:
         return "t-1"
 
     def run(self, step: int = 1, task_id: str = "t-1") -> StepResult:
+        """Run a step; where it has several delegations, run these too, and the step again once the last is there."""
+        result = self.run_step(step, task_id)
+        bells = list(result.doorbells)
+        while bells:
+            if bells[0].index is None:
+                return self.run_step(bells[0].step, task_id)
+            bells += self.run_delegation(bells.pop(0)).doorbells
+        return result
+
+    def run_delegation(self, place: Dispatch) -> DelegationResult:
+        """Run one delegation of a parallel step, as its Celery task does."""
+        runner = DelegationRunner(
+            store=self.store, agents=self, client=self.client, leases=self, owner="test", limits=self.limits
+        )
+        return runner.run(place)
+
+    def sweep(self) -> Sequence[Dispatch]:
+        """Delegations that are due now."""
+        return self.store.ring_due_delegations(100, timedelta(seconds=10))
+
+    def run_step(self, step: int = 1, task_id: str = "t-1") -> StepResult:
+        """Run a step alone."""
+
         class NoEventTypes:
             def get(self, _name: str | None) -> EventType | None:
                 return None
@@ -109,6 +133,8 @@ class World:
         results: list[StepResult] = []
 
         def moved_on() -> bool:
+            for place in self.sweep():
+                self.run_delegation(place)
             result = self.run(step)
             if result.outcome != "skipped":
                 results.append(result)

@@ -192,6 +192,6 @@ def test_an_agent_with_side_effects_and_no_keys_is_sent_again_only_when_it_certa
 
 
 def test_what_was_found_unsendable_names_delegation_and_key() -> None:
-    then = found_unsendable(PLAIN, SENT).then
+    then = found_unsendable(SENT).then
     assert isinstance(then, Wait)
     assert then.details == {"agent": "pay", "delegation": "1.0", "idempotency_key": "k"}

@@ -1,0 +1,176 @@
+"""One delegation of a parallel step, from its claim to its settlement: what a Celery task of its own does.
+
+claim (in flight and counted, on disk) ▶ request ▶ settle. What is to be sent again, polled or looked up later gets a
+due time of its own in its row: the others of the step are not woken by it. Whoever settles last wakes the step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from orchestrator.domain.delegation import Delegation, DelegationState
+from orchestrator.domain.journal import (
+    DelegationClaim,
+    Dispatch,
+    Fail,
+    FanOut,
+    Lease,
+    NotClaimed,
+    Settled,
+    Settlement,
+    Start,
+)
+from orchestrator.flow.delegate import (
+    Exchange,
+    Verdict,
+    agent_unknown,
+    exchange_with,
+    found_unsendable,
+    judge,
+    next_exchange,
+    set_aside,
+    started,
+)
+from orchestrator.flow.fan_out import fan_out_of
+from orchestrator.flow.ports import AgentClient, Agents, LeaseKeeper
+from orchestrator.flow.turn import StepLimits, now, patiently
+
+log = logging.getLogger(__name__)
+
+
+class DelegationStore(Protocol):
+    """One delegation of a parallel step. Writes are fenced by the delegation's own epoch."""
+
+    def claim_delegation(
+        self, lease_for: timedelta, place: Dispatch, owner: str, begin: Callable[[Delegation], Start | None]
+    ) -> DelegationClaim | NotClaimed:
+        """Take the lease of a delegation (epoch + 1), in one transaction with the mark that it is sent.
+
+        ``begin`` is asked inside, given the row as it was found: a `Start` marks it ``in_flight`` and counts the
+        attempt. Refused where the task is ended, paused, past its deadline or at another step, the delegation has
+        ended, is held back, held by another, or not due.
+        """
+
+    def settle_delegation(
+        self, lease: Lease, attempt: int, settlement: Settlement, due_at: datetime | None, fan_out: FanOut
+    ) -> Settled:
+        """Write what became of an attempt, and release the lease.
+
+        With ``due_at`` it goes on then (a retry, a poll, a look-up). Without, it has ended: under the lock on the
+        task's row the next of the step are made due as far as ``fan_out`` has room, and where none is under way any
+        more the waiting step is woken. A final outcome is stored also where the lease was lost, under its own attempt
+        and unless another is known; anything less only by the lease's holder.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class DelegationResult:
+    """How an execution of a delegation ended, for logs and Flower: no data, no secrets."""
+
+    outcome: str
+    """``succeeded``, ``failed``, ``waiting``, ``skipped``, ``fenced`` or ``handed back``."""
+    detail: str = ""
+    doorbells: tuple[Dispatch, ...] = ()
+    """What to ring for now: delegations that have room, or the step."""
+
+
+class DelegationRunner:
+    """Runs delegations of parallel steps. One a process, shared by its threads."""
+
+    def __init__(
+        self,
+        *,
+        store: DelegationStore,
+        agents: Agents,
+        client: AgentClient,
+        leases: LeaseKeeper,
+        owner: str,
+        limits: StepLimits,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.store = store
+        self.agents = agents
+        self.client = client
+        self.leases = leases
+        self.owner = owner
+        self.limits = limits
+        self.stopping = stopping
+
+    def run(self, place: Dispatch) -> DelegationResult:
+        """Do the one thing that is next for a delegation, or end quietly where the doorbell rang for nothing.
+
+        Raises:
+            StoreUnavailable: PostgreSQL is away; nothing is lost, the sweep rings again.
+            NewerJournal: a newer version's worker must go on.
+        """
+        if self.stopping():
+            return DelegationResult("handed back", "this worker stops", doorbells=(place,))
+        claim = self.store.claim_delegation(self.limits.lease_for, place, self.owner, self._begin)
+        if isinstance(claim, NotClaimed):
+            told = {"task_id": place.task_id, "step": place.step, "index": place.index, "why": claim.value}
+            log.info("delegation.skipped", extra=told)
+            return DelegationResult("skipped", claim.value)
+        with self.leases.hold(claim.lease):
+            verdict = self._carry_out(claim)
+            return _result(claim, verdict, self._settle(claim, verdict))
+
+    def _begin(self, found: Delegation) -> Start | None:
+        """The mark to send it, where that is what comes next. Asked inside the claim's transaction: pure."""
+        agent = self.agents.get(found.agent)
+        if agent is None or found.lost_leases >= self.limits.max_lost_leases:
+            return None
+        return started(found.index, agent, now()) if next_exchange(agent, found) is Exchange.SEND else None
+
+    def _carry_out(self, claim: DelegationClaim) -> Verdict:
+        delegation = claim.delegation
+        agent = self.agents.get(delegation.agent)
+        if agent is None:
+            return agent_unknown(delegation)
+        if not claim.started and delegation.lost_leases >= self.limits.max_lost_leases:
+            return set_aside(agent, delegation)
+        exchange = Exchange.SEND if claim.started else next_exchange(agent, delegation)
+        if exchange is Exchange.PARK:
+            return found_unsendable(delegation)
+        outcome = exchange_with(self.client, exchange, agent, delegation)
+        return judge(agent, delegation, exchange, outcome, now())
+
+    def _settle(self, claim: DelegationClaim, verdict: Verdict) -> Settled:
+        due_at = None
+        if verdict.then is not None and not isinstance(verdict.then, Fail):
+            due_at = verdict.then.due_at
+        fan_out = fan_out_of(claim.task, self.limits)
+        return patiently(
+            lambda: self.store.settle_delegation(
+                claim.lease, claim.delegation.attempts, verdict.settlement, due_at, fan_out
+            ),
+            self.limits.store_patience,
+        )
+
+
+def _result(claim: DelegationClaim, verdict: Verdict, settled: Settled) -> DelegationResult:
+    delegation, settlement = claim.delegation, verdict.settlement
+    told = {
+        "task_id": delegation.task_id,
+        "delegation": delegation.ref,
+        "agent": delegation.agent,
+        "state": settlement.state.value,
+        "attempt": delegation.attempts,
+        "code": settlement.error_code,
+    }
+    if not settled.stored:
+        log.warning("delegation.fenced", extra=told)
+        return DelegationResult("fenced", "another worker took this delegation over, or has settled it")
+    log.info("delegation.ended", extra=told)
+    if settlement.state is DelegationState.SUCCEEDED:
+        return DelegationResult("succeeded", delegation.agent, settled.doorbells)
+    if isinstance(verdict.then, Fail):
+        return DelegationResult("failed", f"{verdict.then.code}: {verdict.then.reason}", settled.doorbells)
+    detail = delegation.agent
+    if verdict.then is not None:
+        until = f" until {verdict.then.due_at.isoformat(timespec='seconds')}" if verdict.then.due_at else ""
+        detail = f"{verdict.then.waits_for.value}{until}: {verdict.then.reason or delegation.agent}"
+    return DelegationResult("waiting", detail, settled.doorbells)
