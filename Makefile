@@ -19,7 +19,7 @@ export PYTHON
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: setup
 setup: ## Prepare .venv (every other target does it too)
@@ -44,6 +44,10 @@ chaos: setup ## Run a storm of faults and count what was lost or doubled (DURATI
 .PHONY: bench
 bench: setup ## Measure what a step costs beside raw code and plain Celery; figures go to build/bench.json
 	@$(IN)python -m benchmarks $(BENCH_ARGS)
+
+.PHONY: test-kafka
+test-kafka: setup ## Run the bridge's tests on Apache Kafka itself (needs Java 17 and Maven)
+	@$(IN)python -m tests.kafka
 
 .PHONY: lint
 lint: setup ## Check style and import contracts

@@ -38,6 +38,9 @@ __all__ = ["KafkaTopics", "Processes", "SharedStack", "clean_environment", "wait
 RUN_FOLDER = "ORCHESTRATOR_TEST_RUN"
 """Environment variable with the folder of this test run; xdist workers inherit it."""
 
+KAFKA = "ORCHESTRATOR_TEST_KAFKA"
+"""Environment variable with the address of a broker to run tests on, in place of the embedded one."""
+
 STACK_START_TIMEOUT = 120.0
 SESSION_TIMEOUT = "2"
 """Seconds: this broker makes a group's first join wait for half of it."""
@@ -144,7 +147,8 @@ def stack() -> SharedStack:
     if error.exists():
         pytest.fail(f"the embedded stack did not start: {error.read_text(encoding='utf-8')}", pytrace=False)
     said = json.loads(description.read_text(encoding="utf-8"))
-    return SharedStack(**{**said, "logs": Path(said["logs"])})
+    kafka = os.environ.get(KAFKA) or said["kafka"]
+    return SharedStack(**{**said, "kafka": kafka, "logs": Path(said["logs"])})
 
 
 # -- what one test gets
