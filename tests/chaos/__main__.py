@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.chaos.report import table
-from tests.chaos.storm import Storm, run
+from tests.chaos.storm import QUICK_BELOW, Storm, run
+from tests.kafka.classpath import CANNOT, NoKafka, resolve
 
 
 def main() -> int:
@@ -23,12 +24,23 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="decides faults and arrivals")
     parser.add_argument("--duration", type=float, default=120.0, help="seconds of storm")
     parser.add_argument("--rate", type=float, default=4.0, help="new tasks a second")
+    parser.add_argument(
+        "--kafka",
+        choices=("embedded", "apache", "auto"),
+        default="auto",
+        help="the broker: the embedded one (slow where it keeps records), Apache Kafka itself (needs Java and Maven), "
+        "or Apache Kafka for storms of a minute and more where it can be had",
+    )
     parser.add_argument("--json", action="store_true", help="the counts as one JSON object on standard output")
     parser.add_argument("--keep", type=Path, help="folder for data and logs, kept; default: one that is removed")
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
-        verdict = run(Storm(options.seed, options.duration, options.rate), folder, _tell)
+        classpath = _classpath(options.kafka, options.duration)
+        verdict = run(Storm(options.seed, options.duration, options.rate, classpath), folder, _tell)
+    except NoKafka as reason:
+        _tell(f"Apache Kafka cannot be had: {reason}")
+        return CANNOT
     finally:
         if options.keep is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -37,6 +49,17 @@ def main() -> int:
     else:
         sys.stdout.write(table(verdict) + "\n")
     return 0 if verdict.holds else 1
+
+
+def _classpath(kafka: str, duration: float) -> str | None:
+    if kafka == "embedded" or (kafka == "auto" and duration < QUICK_BELOW):
+        return None
+    try:
+        return resolve()
+    except NoKafka:
+        if kafka == "apache":
+            raise
+        return None
 
 
 def _tell(text: str) -> None:

@@ -10,6 +10,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -39,6 +40,7 @@ class Verdict:
     tasks_in: int = 0
     finished: int = 0
     parked_unknown: int = 0
+    """Tasks that waited for a person, since an agent neither honours keys nor offers a look-up."""
     failed: int = 0
     lost: int = 0
     taken_twice: int = 0
@@ -61,7 +63,7 @@ class Verdict:
     seconds_to_quiet: float | None = None
     errors_logged: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
-    own_ends: dict[str, str] = field(default_factory=dict)
+    own_ends: dict[str, int] = field(default_factory=dict)
     """Processes that ended without being told to."""
     complaints: list[str] = field(default_factory=list)
 
@@ -94,11 +96,24 @@ def restless(database_url: str, ends: Mapping[str, int]) -> str | None:
     return f"{unsettled} tasks move, {unpublished} updates are unpublished, read up to {taken} of {unread}"
 
 
+def last_movement(database_url: str) -> datetime:
+    """When a task last changed."""
+    connection = psycopg2.connect(database_url)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SELECT coalesce(max(created_at), now()) FROM outbox")
+            (at,) = cursor.fetchone() or (datetime.now(UTC),)
+            found: datetime = at
+            return found
+    finally:
+        connection.close()
+
+
 class Audit:
     """Reads everything once, then judges."""
 
     def __init__(self, world: World, confirmed: Sequence[tuple[str, int, int]]) -> None:
-        kafka = world.stack.kafka.bootstrap_servers
+        kafka = world.kafka.bootstrap_servers
         self.world = world
         self.confirmed = set(confirmed)
         self.records = {topic: read_topic(kafka, topic) for topic in ("tasks", "events")}
@@ -189,12 +204,6 @@ class Audit:
         elif task["state"] in {"failed", "canceled"}:
             self.verdict.failed += 1
             self.verdict.complain(f"{name} ended as {task['state']}: {task['reason_code']}: {task['reason']}")
-        elif task["waits_for"] == "person" and task["reason_code"] == "outcome_unknown":
-            self.verdict.parked_unknown += 1
-            if BY_NAME[task["wait"]["agent"]].kind is not Kind.BARE:
-                self.verdict.complain(
-                    f"{name} waits for a person because of {task['wait']['agent']}, which can be asked"
-                )
         else:
             self.verdict.lost += 1
             self.verdict.complain(

@@ -126,9 +126,9 @@ def _cut_postgres(world: World, fault: Fault) -> None:
 
 
 def _kill_kafka(world: World, fault: Fault) -> None:
-    world.stack.kafka.kill()
+    world.kafka.kill()
     time.sleep(fault.lasts)
-    world.stack.kafka.start()
+    world.kafka.start()
 
 
 _BLOWS: dict[str, Callable[[World, Fault], None]] = {

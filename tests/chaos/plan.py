@@ -101,7 +101,8 @@ def _fault(rng: random.Random, kind: str, at: float, pace: Pace) -> Fault:
         case "pause":
             lasts = pace.lease * rng.uniform(1.2, 1.6)
         case "kill" if group in {"redis", "postgres", "kafka"}:
-            lasts = pace.lease * rng.uniform(0.1, 0.5)
+            # Now and then it stays away for long: 30 s at the default pace.
+            lasts = pace.lease * (3.3 if rng.random() < 0.15 else rng.uniform(0.1, 0.5))
         case "hang":
             lasts = pace.lease * rng.uniform(0.5, 1.0)
         case "second":

@@ -32,7 +32,7 @@ def table(verdict: Verdict) -> str:
     lines = [
         _line("tasks in", verdict.tasks_in),
         _line("finished", verdict.finished),
-        _line("parked as unknown, by right", verdict.parked_unknown),
+        _line("of these parked as unknown", verdict.parked_unknown),
         "",
         *(_line(name, getattr(verdict, part), must=0) for name, part in _MUST_BE_ZERO),
         "",
@@ -43,7 +43,7 @@ def table(verdict: Verdict) -> str:
         "faults: " + ", ".join(f"{kind} {count}" for kind, count in sorted(verdict.faults.items())),
     ]
     if verdict.own_ends:
-        lines.append("ended by themselves: " + ", ".join(f"{name} {how}" for name, how in verdict.own_ends.items()))
+        lines.append("ended by themselves: " + ", ".join(f"{name} {count}" for name, count in verdict.own_ends.items()))
     if verdict.errors_logged:
         lines.append("errors logged: " + ", ".join(f"{name} {count}" for name, count in verdict.errors_logged.items()))
     lines += ["", *(f"WRONG: {complaint}" for complaint in verdict.complaints)]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg2
 
-from tests.chaos.audit import Audit, Verdict, restless
+from tests.chaos.audit import Audit, Verdict, last_movement, restless
 from tests.chaos.faults import Striker
-from tests.chaos.plan import DEFAULT_PACE, QUICK_PACE, Pace, draw_arrivals, draw_faults
-from tests.chaos.traffic import Traffic, read_topic
+from tests.chaos.person import settle_what_is_unknown
+from tests.chaos.plan import DEFAULT_PACE, QUICK_PACE, Fault, Pace, draw_arrivals, draw_faults
+from tests.chaos.traffic import Traffic, ends_of_topics
 from tests.chaos.world import World, running_world
 
 QUICK_BELOW = 60.0
@@ -33,6 +35,8 @@ class Storm:
     """Seconds during which faults strike and tasks arrive."""
     rate: float
     """New tasks a second."""
+    classpath: str | None = None
+    """Of Apache Kafka; None takes the embedded broker."""
 
     @property
     def pace(self) -> Pace:
@@ -45,8 +49,8 @@ def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
     faults = draw_faults(storm.seed, storm.duration, storm.pace)
     arrivals = draw_arrivals(storm.seed, storm.duration, storm.rate)
     tell(f"seed {storm.seed}: {len(faults)} faults and {len(arrivals)} records in {storm.duration:g} s")
-    with running_world(folder, storm.seed, storm.pace) as world:
-        traffic = Traffic(world.stack.kafka.bootstrap_servers)
+    with running_world(folder, storm.seed, storm.pace, storm.classpath) as world:
+        traffic = Traffic(world.kafka.bootstrap_servers)
         striker = Striker(world, tell)
         began = time.monotonic()
         producing = threading.Thread(target=traffic.run, args=(arrivals, began), name="traffic")
@@ -58,26 +62,39 @@ def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
             striker.stop()
             traffic.stop()
             raise
-        ended = time.monotonic()
+        ended, ended_at = time.monotonic(), datetime.now(UTC)
         world.witness.calm()
         tell(f"{ended - began:6.1f} s  the storm is over; waiting until all is quiet")
         confirmed = traffic.confirmed()
-        quiet_after = _wait_until_quiet(world, ended, tell)
+        ends = ends_of_topics(world.kafka.bootstrap_servers, "tasks", "events")
+        quiet = _wait_until_quiet(world, ends, ended, tell)
+        last = last_movement(world.stack.postgres.url())
+        parked = settle_what_is_unknown(world)
+        if parked:
+            tell(f"{len(parked)} tasks waited for a person: settled as the agents' ledger has it")
+            _wait_until_quiet(world, ends, time.monotonic(), tell)
         world.stop()
         verdict = Audit(world, confirmed).judge()
-        verdict.seconds_to_quiet = quiet_after
+        verdict.seconds_to_quiet = max(0.0, (last - ended_at).total_seconds()) if quiet else None
+        verdict.parked_unknown = len(parked)
+        verdict.complaints += [
+            f"{one.task_id} was parked for {one.agent}, which can be asked" for one in parked if not one.by_right
+        ]
         verdict.faults = dict(Counter(fault.kind for fault in striker.struck))
+        verdict.own_ends = _own_ends(world, striker.struck)
         verdict.complaints.extend(striker.failures)
     return verdict
 
 
-def _wait_until_quiet(world: World, since: float, tell: Callable[[str], None]) -> float | None:
-    """Seconds from ``since`` until nothing moved any more; None where that did not come."""
-    kafka = world.stack.kafka.bootstrap_servers
-    ends: dict[str, int] = {}
-    for record in (record for topic in ("tasks", "events") for record in read_topic(kafka, topic)):
-        place = f"{record.topic} {record.partition}"
-        ends[place] = max(ends.get(place, 0), record.offset + 1)
+def _own_ends(world: World, faults: Sequence[Fault]) -> dict[str, int]:
+    """How often each process ended without being killed, and was started again by its supervisor."""
+    kills = Counter(fault.target for fault in faults if fault.kind.endswith(".kill"))
+    ends = {name: process.restarts - kills[name] for name, process in world.processes.items()}
+    return {name: count for name, count in ends.items() if count > 0}
+
+
+def _wait_until_quiet(world: World, ends: Mapping[str, int], since: float, tell: Callable[[str], None]) -> bool:
+    """Wait until nothing moves any more; whether that came in time (``since`` is monotonic)."""
     said = ""
     while time.monotonic() - since < QUIET_WITHIN:
         try:
@@ -85,9 +102,9 @@ def _wait_until_quiet(world: World, since: float, tell: Callable[[str], None]) -
         except psycopg2.OperationalError as error:
             moving = str(error)
         if moving is None:
-            return time.monotonic() - since
+            return True
         if moving != said:
             said = moving
         time.sleep(0.1)
     tell(f"not quiet: {said}")
-    return None
+    return False

@@ -27,4 +27,4 @@ def test_nothing_is_lost_and_nothing_done_twice_in_a_short_storm(tmp_path: Path)
     verdict = run(Storm(seed=3, duration=20, rate=3), tmp_path / "storm", said.append)
     assert verdict.holds, "\n".join([*said, table(verdict)])
     assert verdict.tasks_in > 20
-    assert verdict.finished + verdict.parked_unknown == verdict.tasks_in
+    assert verdict.finished == verdict.tasks_in

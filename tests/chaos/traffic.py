@@ -77,3 +77,12 @@ def read_topic(bootstrap_servers: str, topic: str) -> list[Any]:
         return found
     finally:
         consumer.close()
+
+
+def ends_of_topics(bootstrap_servers: str, *topics: str) -> dict[str, int]:
+    """Of each ``topic partition`` the offset behind its last record."""
+    ends: dict[str, int] = {}
+    for record in (record for topic in topics for record in read_topic(bootstrap_servers, topic)):
+        place = f"{record.topic} {record.partition}"
+        ends[place] = max(ends.get(place, 0), record.offset + 1)
+    return ends

@@ -13,11 +13,14 @@ from typing import Any
 
 import yaml
 
+from orchestrator.devstack.kafka import KafkaBroker
 from orchestrator.devstack.process import ManagedProcess, Restart
+from orchestrator.devstack.server import Place
 from orchestrator.devstack.stack import EmbeddedStack
 from orchestrator.store.migrate import upgrade
 from tests.chaos.cast import agents_yaml, events_yaml
 from tests.chaos.plan import BEATS, WORKERS, Pace
+from tests.kafka.apache import ApacheKafka
 from tests.support.agents import AgentProcess
 from tests.support.processes import clean_environment, wait_for
 from tests.support.system import PROGRAMS
@@ -53,6 +56,7 @@ class World:
     """Everything that runs."""
 
     stack: EmbeddedStack
+    kafka: KafkaBroker | ApacheKafka
     witness: Witness
     env: Mapping[str, str]
     folder: Path
@@ -103,16 +107,25 @@ def _json_or_nothing(line: str) -> dict[str, Any]:
 
 
 @contextmanager
-def running_world(folder: Path, seed: int, pace: Pace) -> Iterator[World]:
-    """Servers, agents, two workers, two beats and a bridge, at work."""
+def running_world(folder: Path, seed: int, pace: Pace, classpath: str | None = None) -> Iterator[World]:
+    """Servers, agents, two workers, two beats and a bridge, at work.
+
+    Args:
+        classpath: of Apache Kafka; None takes the embedded broker, durable.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    stack = EmbeddedStack(folder / "stack", restart=None, durable_kafka=True)
+    stack = EmbeddedStack(folder / "stack", restart=None, durable_kafka=classpath is None)
     with stack, Witness(seed, pace.agent_total) as witness:
+        kafka: KafkaBroker | ApacheKafka = stack.kafka
+        if classpath is not None:
+            kafka = ApacheKafka(stack.keeper, Place(folder / "kafka", stack.logs / "apache-kafka.log"), classpath)
+            kafka.start()
         upgrade(stack.postgres.url())
         (folder / "agents.yaml").write_text(yaml.safe_dump(agents_yaml(witness.base_url, pace.agent_total)))
         (folder / "events.yaml").write_text(yaml.safe_dump(events_yaml()))
         env = {
             **stack.env(),
+            "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
             "KAFKA_SESSION_TIMEOUT": "3",
             "ORCHESTRATOR_MODEL": "rules:",
             "ORCHESTRATOR_AGENTS": str(folder / "agents.yaml"),
@@ -122,7 +135,7 @@ def running_world(folder: Path, seed: int, pace: Pace) -> Iterator[World]:
             "ORCHESTRATOR_SWEEP_INTERVAL": str(pace.sweep),
             "ORCHESTRATOR_LOG_FORMAT": "json",
         }
-        world = World(stack, witness, env, folder)
+        world = World(stack, kafka, witness, env, folder)
         try:
             for name in ("bridge", *WORKERS, *BEATS):
                 world.start(name)
@@ -132,3 +145,5 @@ def running_world(folder: Path, seed: int, pace: Pace) -> Iterator[World]:
             yield world
         finally:
             world.stop()
+            if kafka is not stack.kafka:
+                kafka.kill()
