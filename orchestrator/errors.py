@@ -22,6 +22,7 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     │   ├── TooManyBadRecords       a flood of records that are no messages: the bridge stops rather than go on
     │   ├── BadAnswer               the planner's answer is not a usable decision (it is asked again, within a bound)
     │   ├── PlannerRefused          the provider refuses: key, quota, model name, content, context too long
+    │   ├── BudgetExhausted         what is left of a task's budget does not cover the next call
     │   ├── NoRoute                 the rules planner sees no agent or event that leads to a required field
     │   ├── TaskNotFound            no task has this id
     │   ├── DeadLetterNotFound      no dead letter has this id
@@ -177,6 +178,20 @@ class PlannerRefused(PermanentError):
     """The provider refuses this request for good: key, quota, model name, content filter, context too long."""
 
     code = "planner_refused"
+
+
+class BudgetExhausted(PermanentError):
+    """What is left of the task's budget does not cover the next call; the message says what is left and needed.
+
+    Args:
+        reason: the reason code of the task, such as ``budget_tokens``.
+    """
+
+    code = "budget"
+
+    def __init__(self, message: str, *, reason: str, hint: str | None = None, task_id: str | None = None) -> None:
+        super().__init__(message, hint=hint, task_id=task_id)
+        self.code = reason
 
 
 class NoRoute(PermanentError):

@@ -8,20 +8,21 @@ less a trailing newline, is the value: for secrets mounted by Docker or Kubernet
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from orchestrator.domain.turns import TurnRules
 from orchestrator.errors import ConfigurationError
-from orchestrator.setting_kinds import CommaList, Seconds, TenantTasks, check_database_url, check_redis_url
+from orchestrator.setting_kinds import CommaList, Seconds, TenantTasks
+from orchestrator.settings_checks import check_together, secret_texts
+from orchestrator.settings_source import file_value, read_values
 
 
 def _setting(name: str, default: Any = ..., *, doc: str, **constraints: Any) -> Any:
@@ -127,6 +128,9 @@ class Settings(BaseModel):
     bad_answers: int = _setting(
         "ORCHESTRATOR_BAD_ANSWERS", 3, doc="Unusable answers in one step before it fails as `bad_decision`.", ge=1
     )
+    prices_file: Path | None = _setting(
+        "ORCHESTRATOR_PRICES", None, doc="Your own prices of models' tokens (YAML), before the shipped ones."
+    )
     verbose: bool = _setting(
         "ORCHESTRATOR_VERBOSE", False, doc="Log prompts, answers and reasons, with secrets masked."
     )
@@ -142,7 +146,53 @@ class Settings(BaseModel):
 
     # -- tasks
     max_steps: int = _setting(
-        "ORCHESTRATOR_MAX_STEPS", 50, doc="Steps a task may take before it fails as `step_limit`.", ge=1, le=100_000
+        "ORCHESTRATOR_MAX_STEPS", 50, doc="Steps a task may take before it fails as `budget_steps`.", ge=1, le=100_000
+    )
+    max_delegations: int = _setting(
+        "ORCHESTRATOR_MAX_DELEGATIONS",
+        1_000,
+        doc="Calls of agents a task may make before it fails as `budget_delegations`.",
+        ge=1,
+        le=1_000_000,
+    )
+    max_tokens: int = _setting(
+        "ORCHESTRATOR_MAX_TASK_TOKENS",
+        2_000_000,
+        doc="Tokens of models, in and out, that a task may use before it fails as `budget_tokens`.",
+        ge=1_000,
+    )
+    max_money: Decimal | None = _setting(
+        "ORCHESTRATOR_MAX_TASK_MONEY",
+        None,
+        doc="What the models may cost for one task, in the currency of the price table (the shipped one: US dollars), "
+        "before it fails as `budget_money`; without it money is counted and not bounded.",
+        gt=0,
+    )
+    max_seconds: Seconds | None = _setting(
+        "ORCHESTRATOR_MAX_TASK_SECONDS",
+        None,
+        doc="Seconds after its arrival at which a task that has not ended fails as `budget_time`; without it a task "
+        "may wait for ever.",
+    )
+    budget_warn: float = _setting(
+        "ORCHESTRATOR_BUDGET_WARN",
+        0.8,
+        doc="Share of a bound from which on a task warns, and `ORCHESTRATOR_MODEL_CHEAP` decides.",
+        gt=0,
+        le=1,
+    )
+    idle_steps: int = _setting(
+        "ORCHESTRATOR_IDLE_STEPS",
+        15,
+        doc="Steps in a row without a new field after which a task fails as `no_progress`; 0: any number.",
+        ge=0,
+    )
+    repeats: int = _setting(
+        "ORCHESTRATOR_REPEATS",
+        3,
+        doc="The same decision so many times in a row, with nothing changed, fails the task as `no_progress`; "
+        "0: never.",
+        ge=0,
     )
     max_message_bytes: int = _setting(
         "ORCHESTRATOR_MAX_MESSAGE_BYTES", 1_000_000, doc="Larger records are dead letters.", ge=1_000
@@ -166,13 +216,6 @@ class Settings(BaseModel):
         doc="Delegations of one step under way at once; the others are sent as these settle.",
         ge=1,
         le=1_000,
-    )
-    max_delegations: int = _setting(
-        "ORCHESTRATOR_MAX_DELEGATIONS",
-        1_000,
-        doc="Agent calls a task may make in all its steps before it fails as `delegation_limit`.",
-        ge=1,
-        le=1_000_000,
     )
     partial_failure: Literal["all", "any", "collect"] = _setting(
         "ORCHESTRATOR_PARTIAL_FAILURE",
@@ -262,28 +305,8 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
-        check_database_url(self.database_url.get_secret_value())
-        check_redis_url(self.redis_url.get_secret_value())
-        if self.kafka_security_protocol.startswith("SASL"):
-            self._check_sasl()
-        for server in self.kafka_bootstrap_servers:
-            if not re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", server):
-                raise ValueError(f"KAFKA_BOOTSTRAP_SERVERS: {server!r} is not host:port")
-        if not re.fullmatch(r"rules:|(?!rules:)[a-z0-9_]+:.+", self.model):
-            raise ValueError(f"ORCHESTRATOR_MODEL: {self.model!r} is neither `rules:` nor `provider:model`")
+        check_together(self)
         return self
-
-    def _check_sasl(self) -> None:
-        if self.kafka_sasl_mechanism is None:
-            raise ValueError("KAFKA_SASL_MECHANISM is needed with KAFKA_SECURITY_PROTOCOL=SASL_…")
-        if self.kafka_sasl_mechanism == "OAUTHBEARER":
-            if self.kafka_oauth_token is None and not (self.kafka_oauth_token_url and self.kafka_oauth_client_id):
-                raise ValueError(
-                    "OAUTHBEARER needs KAFKA_OAUTH_TOKEN (or KAFKA_OAUTH_TOKEN_FILE), "
-                    "or KAFKA_OAUTH_TOKEN_URL with KAFKA_OAUTH_CLIENT_ID and KAFKA_OAUTH_CLIENT_SECRET"
-                )
-        elif self.kafka_sasl_username is None or self.kafka_sasl_password is None:
-            raise ValueError(f"{self.kafka_sasl_mechanism} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD")
 
     def topic(self, kind: Literal["tasks", "events", "updates", "dead_letters"]) -> str:
         """A topic's full name, prefix included."""
@@ -307,44 +330,8 @@ class Settings(BaseModel):
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret value in use, for masking in logs; passwords inside URLs included."""
-        found: list[str] = []
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if not isinstance(value, SecretStr):
-                continue
-            text = value.get_secret_value()
-            if "://" in text:
-                passwords = re.findall(r"//[^/@]*?:([^@/]+)@", text)
-                found.extend(form for password in passwords for form in (password, unquote(password)))
-            else:
-                found.append(text)
-        return tuple(sorted({text for text in found if len(text) >= 4}, key=len, reverse=True))
-
-
-def _read_environment(environ: Mapping[str, str], dotenv: Path | None) -> dict[str, str]:
-    """Values by setting name: environment, then ``…_FILE``, then ``.env``. Empty strings count as not set."""
-    names = {str(info.alias) for info in Settings.model_fields.values()}
-    from_file = dotenv_values(dotenv) if dotenv is not None and dotenv.is_file() else {}
-    values: dict[str, str] = {}
-    for name in names:
-        for source in (environ, from_file):
-            if source.get(name):
-                values[name] = str(source[name])
-                break
-            if path := source.get(f"{name}_FILE"):
-                values[name] = _file_value(name, Path(str(path)))
-                break
-    return values
-
-
-def _file_value(name: str, path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"{name}_FILE names {path}, which cannot be read: {error}",
-            hint=f"Give {name} itself, or a file that this user may read.",
-        ) from error
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return secret_texts(value.get_secret_value() for value in values if isinstance(value, SecretStr))
 
 
 def read_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None = Path(".env")) -> Settings:
@@ -353,7 +340,8 @@ def read_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None 
     Raises:
         ConfigurationError: naming each setting that is missing or wrong; no secret's value is shown.
     """
-    values = _read_environment(os.environ if environ is None else environ, dotenv)
+    names = {str(info.alias) for info in Settings.model_fields.values()}
+    values = read_values(names, os.environ if environ is None else environ, dotenv)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -376,7 +364,7 @@ def environment_value(name: str) -> str | None:
         if source.get(name):
             return str(source[name])
         if path := source.get(f"{name}_FILE"):
-            return _file_value(name, Path(str(path)))
+            return file_value(name, Path(str(path)))
     return None
 
 

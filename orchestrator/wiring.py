@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.domain.budget import Budget
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import PartialFailure
 from orchestrator.errors import StoreUnavailable
@@ -111,6 +113,17 @@ def build_agent_client(settings: Settings) -> HttpAgentClient:
     from orchestrator.agents import HttpAgentClient
 
     return HttpAgentClient(concurrency=settings.concurrency, ca_file=settings.agents_ca)
+
+
+def default_budget(settings: Settings) -> Budget:
+    """What a task may spend where its message asks for no less."""
+    return Budget(
+        steps=settings.max_steps,
+        delegations=settings.max_delegations,
+        tokens=settings.max_tokens,
+        money=settings.max_money,
+        seconds=None if settings.max_seconds is None else Decimal(str(settings.max_seconds)),
+    )
 
 
 def build_planner(settings: Settings) -> Planner:
@@ -211,13 +224,15 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     limits = StepLimits(
         lease_for=settings.lease_for,
-        max_steps=settings.max_steps,
+        budget=default_budget(settings),
+        budget_warn=settings.budget_warn,
+        idle_steps=settings.idle_steps,
+        repeats=settings.repeats,
         bad_answers=settings.bad_answers,
         max_lost_leases=settings.max_lost_leases,
         max_context_bytes=settings.max_context_bytes,
         planner_retry=RetryPolicy(settings.model_attempts, 1.0, 60.0),
         max_fan_out=settings.max_fan_out,
-        max_delegations=settings.max_delegations,
         fan_out_at_once=settings.fan_out_at_once,
         partial_failure=PartialFailure(settings.partial_failure),
     )

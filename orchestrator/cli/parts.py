@@ -19,6 +19,7 @@ from orchestrator.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from orchestrator.domain.agent import AgentSpec
+    from orchestrator.domain.budget import Budget
     from orchestrator.domain.event_type import EventType
     from orchestrator.flow.control import Control
     from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore
@@ -134,6 +135,13 @@ def sweep_store() -> Iterator[SweepStore]:
         yield found
     finally:
         found.close()
+
+
+def default_budget() -> Budget:
+    """What a task may spend where its message asks for no less."""
+    from orchestrator import wiring
+
+    return wiring.default_budget(settings())
 
 
 def upgrade_database() -> tuple[str | None, str]:

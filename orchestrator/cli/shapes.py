@@ -125,6 +125,7 @@ def step_json(entry: HistoryEntry) -> dict[str, Any]:
             "answers": decision.usage.answers,
             "prompt_version": decision.usage.prompt_version,
         },
+        "tried": [one.to_json() for one in step.tried],
         "base_version": step.base_version,
         "result_version": step.result_version,
         "started_at": step.started_at,

@@ -10,6 +10,8 @@ from typing import Any
 
 from orchestrator.cli.failures import Misuse
 
+_RESOURCES = ("steps", "delegations", "tokens", "money", "seconds")
+
 
 def parse_value(text: str) -> Any:
     """A value as typed: JSON where it is JSON (``5``, ``true``, ``{"a": 1}``, ``"5"``), else the text itself."""
@@ -49,6 +51,23 @@ def parse_object(option: str, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Misuse(f"{option} must be a JSON object, this is {_kind(value)}")
     return value
+
+
+def parse_amounts(option: str, pairs: Sequence[str]) -> dict[str, int | float]:
+    """``resource=amount`` pairs of a budget.
+
+    Raises:
+        Misuse: no such resource, or the amount is no number above 0; whole where only whole amounts make sense.
+    """
+    amounts: dict[str, int | float] = {}
+    for name, value in parse_pairs(option, pairs).items():
+        if name not in _RESOURCES:
+            raise Misuse(f"{option}: there is no {name!r} in a budget", hint=f"There are: {', '.join(_RESOURCES)}.")
+        whole = name not in {"money", "seconds"}
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or value <= 0:
+            raise Misuse(f"{option} {name}: {value!r} is no {'whole ' if whole else ''}number above 0")
+        amounts[name] = value
+    return amounts
 
 
 def read_bytes(path: str) -> bytes:

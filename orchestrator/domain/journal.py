@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.domain.asked import Asked, Offer
+from orchestrator.domain.budget import Spent, Used
 from orchestrator.domain.context import Change, Context
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import Delegation, DelegationState
@@ -56,6 +57,8 @@ class Step:
     finished_at: datetime | None = None
     error_code: str | None = None
     error: str | None = None
+    tried: tuple[Tried, ...] = ()
+    """Answers that did not become the decision, oldest first."""
     superseded: bool = False
     """Whether a rerun went back before this step: kept for the record, no part of the task's present course."""
     asked: Asked | None = None
@@ -216,6 +219,38 @@ Then = GoOn | NextStep | Wait | Join | Complete | Fail | Cancel
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """A model that was asked in vain: what came of it, and what it cost."""
+
+    model: str
+    code: str
+    """``bad_decision``, ``planner_unavailable``, ``planner_refused``…"""
+    error: str
+    tokens: int = 0
+    cost: float | None = None
+    seconds: float = 0.0
+    at: datetime | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The form kept in ``steps.tried``."""
+        return {
+            "model": self.model,
+            "code": self.code,
+            "error": self.error,
+            "tokens": self.tokens,
+            "cost": self.cost,
+            "seconds": round(self.seconds, 3),
+            "at": None if self.at is None else self.at.isoformat(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Tried:
+        """The inverse of `to_json`."""
+        at = data.get("at")
+        return cls(**{**data, "at": None if at is None else datetime.fromisoformat(at)})
+
+
+@dataclass(frozen=True, slots=True)
 class StepCommit:
     """Everything one fenced transaction writes. Empty parts write nothing."""
 
@@ -233,6 +268,14 @@ class StepCommit:
     asked: Asked | None = None
     """The question that was put to the planner, whatever came of it; its offer is in ``offer``."""
     offer: Offer | None = None
+    spent: Spent | None = None
+    """What the task has spent in all, less the delegations of this commit; None: as before."""
+    tried: tuple[Tried, ...] = ()
+    """Answers of models that did not become the decision, to be kept with the step."""
+    low: tuple[Used, ...] = ()
+    """Resources that run low, for the task's update."""
+    progress: bool = False
+    """Whether a field got its first value: the count of steps without one starts again."""
 
 
 @dataclass(frozen=True, slots=True)

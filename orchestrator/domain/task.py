@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from orchestrator.domain.budget import Spent
 from orchestrator.domain.tolerant import JournalValue
 from orchestrator.domain.turns import urgency_of
 
@@ -113,6 +114,12 @@ class Task:
     """None: as the settings have it."""
     deadline: datetime | None = None
     budget: Mapping[str, Any] = field(default_factory=dict)
+    """The message's own bounds."""
+    raised: Mapping[str, Any] = field(default_factory=dict)
+    """What people have raised its bounds by."""
+    spent: Spent = field(default_factory=Spent)
+    idle_steps: int = 0
+    """Steps since a field got its first value."""
     reason_code: str | None = None
     reason: str | None = None
     lost_leases: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from orchestrator.domain.journal import Dispatch
@@ -22,9 +23,14 @@ class Control:
         self.store = store
         self.dispatcher = dispatcher
 
-    def retry(self, task_id: str, *, who: str, why: str) -> Dispatch:
-        """Do the failed step again, sending only what did not succeed; returns the step that now runs."""
-        return self._ring(self.store.retry(task_id, who=who, why=why))
+    def retry(
+        self, task_id: str, *, who: str, why: str, raise_budget: Mapping[str, int | Decimal] | None = None
+    ) -> Dispatch:
+        """Do the failed step again, sending only what did not succeed; returns the step that now runs.
+
+        ``raise_budget`` adds to the task's bounds first: resource → amount.
+        """
+        return self._ring(self.store.retry(task_id, who=who, why=why, raise_budget=raise_budget))
 
     def rerun(self, task_id: str, step: int, edits: Mapping[str, Any], *, who: str, why: str) -> Dispatch:
         """Go on from the context before ``step`` with ``edits`` on top, under a new step number."""

@@ -8,38 +8,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.budget import Resource
 from orchestrator.domain.context import Change, Context, Origin, has_value
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
-from orchestrator.domain.journal import HistoryEntry
+from orchestrator.domain.journal import HistoryEntry, Tried
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.pointer import PointerError, resolve
-from orchestrator.errors import BadAnswer
+from orchestrator.errors import BadAnswer, BudgetExhausted
 from orchestrator.flow.ports import Planner, PlanRequest
 
 MAX_WAIT_SECONDS = 366 * 24 * 3600.0
 
 
 def decide(planner: Planner, request: PlanRequest, bad_answers: int) -> Decision:
-    """Ask until an answer fits, at most ``bad_answers`` times.
+    """Ask until an answer fits, at most ``bad_answers`` times. Answers that did not fit are noted in ``request.tried``.
 
     Raises:
         BadAnswer: none fitted; the message tells of the last one.
+        BudgetExhausted: what is left of the task's budget covers no further answer, or no call of an agent.
         PlannerUnavailable, PlannerRefused, NoRoute: as the planner raised them.
     """
     complaints: list[str] = []
     spent: list[Usage] = []
     while True:
+        proposed: Decision | None = None
         try:
             proposed = planner.decide(replace(request, complaints=tuple(complaints)))
             spent.append(proposed.usage)
             decision = check(proposed, request)
+        except BudgetExhausted as error:
+            if proposed is not None:
+                request.tried.append(in_vain(proposed.usage, error.code, str(error)))
+            raise
         except BadAnswer as error:
             complaints.append(str(error))
+            usage = error.usage if proposed is None else proposed.usage
+            if usage is not None:
+                request.tried.append(in_vain(usage, error.code, str(error)))
             if error.usage is not None:
                 spent.append(error.usage)
             if len(complaints) >= bad_answers:
@@ -50,6 +60,12 @@ def decide(planner: Planner, request: PlanRequest, bad_answers: int) -> Decision
                 ) from error
             continue
         return replace(decision, usage=_summed(decision.usage, spent, answers=len(complaints) + 1))
+
+
+def in_vain(usage: Usage, code: str, error: str) -> Tried:
+    """The note of an answer that did not become the decision."""
+    tokens = usage.tokens_in + usage.tokens_out
+    return Tried(usage.model, code, error, tokens, usage.cost, usage.seconds, datetime.now(UTC))
 
 
 def _summed(last: Usage, spent: Sequence[Usage], answers: int) -> Usage:
@@ -95,7 +111,11 @@ def _check_calls(decision: Decision, request: PlanRequest) -> Decision:
     if not decision.calls:
         raise BadAnswer("the answer calls no agent and no control tool")
     if request.max_calls < 1:
-        raise BadAnswer("the task has used all of its delegations: no agent can be called any more")
+        raise BudgetExhausted(
+            f"all calls of agents that the task's budget allows are used, and it wants {decision.calls[0].agent}",
+            reason=Resource.DELEGATIONS.code,
+            hint="To go on: `orchestrator task retry ID --raise-budget delegations=N`.",
+        )
     if len(decision.calls) > request.max_calls:
         raise BadAnswer(f"{len(decision.calls)} calls in one answer are too many; at most {request.max_calls}")
     agents = {agent.name: agent for agent in request.agents}

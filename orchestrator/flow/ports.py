@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.asked import Offer
+from orchestrator.domain.budget import Spent
 from orchestrator.domain.context import Change, Context
-from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import AgentOutcome, LookupOutcome
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import (
@@ -32,6 +33,8 @@ from orchestrator.domain.journal import (
 from orchestrator.domain.message import Message, Record
 from orchestrator.domain.task import Task
 from orchestrator.domain.turns import Window
+from orchestrator.flow.planning import Planner as Planner
+from orchestrator.flow.planning import PlanRequest as PlanRequest
 
 # -- advancing a task ---------------------------------------------------------------------------------------------
 
@@ -55,6 +58,15 @@ class StepStore(Protocol):
 
         Raises:
             LeaseLost: epoch or step moved on; nothing was written.
+        """
+
+    def reserve(self, lease: Lease, spent: Spent) -> None:
+        """Write what the task has spent, and what its next call of a model may cost at most, before that call is made.
+
+        Absolute amounts, so that writing them twice is harmless. A later claim counts what it finds reserved as spent.
+
+        Raises:
+            LeaseLost: epoch or step moved on; nothing was written, and the call must not be made.
         """
 
     def release(self, leases: Sequence[Lease], retry_at: datetime) -> Sequence[Dispatch]:
@@ -175,12 +187,16 @@ class ControlStore(Protocol):
     All raise `TaskNotFound`, and `NotAllowed` where the task's state does not fit.
     """
 
-    def retry(self, task_id: str, *, who: str, why: str) -> Dispatch:
+    def retry(
+        self, task_id: str, *, who: str, why: str, raise_budget: Mapping[str, int | Decimal] | None = None
+    ) -> Dispatch:
         """Open a failed task again at the step that failed.
 
         Same number, decision and keys; only delegations that did not succeed are sent again. Where the decision itself
         was to fail (or none was made), the planner is asked again; a recorded ``fail`` decision keeps its number and a
         new one opens. A task waiting for a retry or a person (unknown outcome) is simply made due.
+
+        ``raise_budget`` adds to what earlier retries have raised the task's bounds by: resource → amount.
         """
 
     def rerun(self, task_id: str, step: int, edits: Mapping[str, Any], *, who: str, why: str) -> Dispatch:
@@ -253,40 +269,6 @@ class DeadLetterStore(Protocol):
 
 
 # -- planner, agents, dispatch ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """Everything a planner may know for one decision."""
-
-    task_id: str
-    step: int
-    description: str
-    context: Context
-    agents: Sequence[AgentSpec]
-    """Those enabled and allowed for this task."""
-    event_types: Sequence[EventType]
-    history: Sequence[HistoryEntry]
-    wait_timed_out: bool = False
-    """The last wait ended by its time-out."""
-    max_calls: int = 100
-    """How many agents one decision may call; less where the task's budget of delegations is nearly used."""
-    complaints: Sequence[str] = ()
-    """What was wrong with this step's earlier answers, oldest first."""
-
-
-class Planner(Protocol):
-    """One decision a step."""
-
-    def decide(self, request: PlanRequest) -> Decision:
-        """Propose the next decision; `orchestrator.flow.decide` checks it against registry and schemas.
-
-        Raises:
-            BadAnswer: the model's answer is no decision (malformed arguments, unknown tool, empty, truncated).
-            PlannerUnavailable: try again later.
-            PlannerRefused: the provider refuses for good.
-            NoRoute: the rules see no way (rules planner only).
-        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,13 @@ from orchestrator.domain.journal import (
     Wait,
 )
 from orchestrator.domain.task import WaitsFor
-from orchestrator.errors import BadAnswer, LeaseLost, NoRoute, PlannerRefused, PlannerUnavailable
+from orchestrator.errors import BadAnswer, BudgetExhausted, LeaseLost, NoRoute, PlannerRefused, PlannerUnavailable
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.carry_out import begin_calls, carry_out
-from orchestrator.flow.decide import decide, recorded_changes
+from orchestrator.flow.decide import decide, in_vain, recorded_changes
 from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, PlanRequest, StepStore
+from orchestrator.flow.progress import no_progress, same_again, used_up
+from orchestrator.flow.purse import TurnPurse
 from orchestrator.flow.turn import StepLimits, StepResult, Turn, now
 
 __all__ = ["StepLimits", "StepResult", "StepRunner"]
@@ -107,6 +109,8 @@ class StepRunner:
         history = _course(turn, entries)
         if wait := _wait_not_over(turn, history):
             return turn.end(StepCommit(wait))
+        if stop := no_progress(turn.task.idle_steps, turn.limits):
+            return turn.end(StepCommit(stop))
         request = PlanRequest(
             task_id=turn.task.task_id,
             step=turn.lease.step,
@@ -116,15 +120,21 @@ class StepRunner:
             event_types=self.event_types.all(),
             history=history,
             wait_timed_out=_wait_timed_out(turn, history),
-            max_calls=_calls_left(turn, entries),
+            purse=TurnPurse(turn),
+            max_calls=_calls_left(turn),
         )
         try:
             decision = decide(_Asking(self.planner, turn), request, self.limits.bad_answers)
         except PlannerUnavailable as error:
+            turn.note(request.tried)
             return _planner_away(turn, error)
-        except (BadAnswer, PlannerRefused, NoRoute) as error:
-            code = error.code if request.max_calls else "delegation_limit"
-            return turn.end(StepCommit(Fail(code, f"{error} {error.hint or ''}".strip())))
+        except (BadAnswer, PlannerRefused, NoRoute, BudgetExhausted) as error:
+            turn.note(request.tried)
+            return turn.end(StepCommit(Fail(error.code, f"{error} {error.hint or ''}".strip())))
+        turn.note(request.tried)
+        if stop := same_again(decision, history, turn.limits):
+            turn.note([in_vain(decision.usage, stop.code, stop.reason)])
+            return turn.end(StepCommit(stop))
         log.info(
             "step.decided",
             extra={
@@ -168,11 +178,10 @@ def _course(turn: Turn, entries: Sequence[HistoryEntry]) -> Sequence[HistoryEntr
     return [entry for entry in entries if not entry.step.superseded and entry.step.number != turn.lease.step]
 
 
-def _calls_left(turn: Turn, entries: Sequence[HistoryEntry]) -> int:
+def _calls_left(turn: Turn) -> int:
     """How many agents this step may call: calls before a rerun were made, and count."""
-    limits = turn.limits
-    most = min(limits.max_delegations, int(turn.task.budget.get("delegations", limits.max_delegations)))
-    return max(0, min(limits.max_fan_out, most - sum(len(entry.delegations) for entry in entries)))
+    most, bound = turn.limits.max_fan_out, turn.budget.delegations
+    return most if bound is None else max(0, min(most, bound - turn.spent.delegations))
 
 
 def _meaning(turn: Turn, decision: Decision) -> Then:
@@ -195,19 +204,14 @@ def _meaning(turn: Turn, decision: Decision) -> Then:
 
 
 def _boundary(turn: Turn) -> Then | None:
-    """What ends the task before anything is done: cancel, a step that kills its workers, deadline, step limit."""
+    """What ends the task before anything is done: cancel, a step that kills its workers, time or steps used up."""
     task, limits = turn.task, turn.limits
     if task.cancel_requested:
         return Cancel("canceled by request")
     if task.lost_leases >= limits.max_lost_leases:
         reason = f"step {turn.lease.step} lost its worker {task.lost_leases} times without a commit; it is set aside"
         return Fail("poison", reason)
-    if task.deadline is not None and now() >= task.deadline:
-        return Fail("deadline_passed", f"the task's deadline {task.deadline.isoformat()} has passed")
-    most = min(limits.max_steps, int(task.budget.get("steps", limits.max_steps)))
-    if turn.step is None and turn.lease.step > most and not turn.context.is_complete:
-        return Fail("step_limit", f"all of the task's {most} steps are used and fields are still missing")
-    return None
+    return used_up(turn)
 
 
 def _planner_away(turn: Turn, error: PlannerUnavailable) -> StepResult:

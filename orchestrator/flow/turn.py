@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from orchestrator.domain.asked import Asked, Offer
-from orchestrator.domain.context import Change
+from orchestrator.domain.budget import Budget, Spent, Used, running_low
+from orchestrator.domain.context import Change, has_value
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.event_type import changes_of_event
 from orchestrator.domain.journal import (
@@ -29,6 +30,7 @@ from orchestrator.domain.journal import (
     Settlement,
     StepCommit,
     Then,
+    Tried,
     Wait,
 )
 from orchestrator.domain.retry import RetryPolicy
@@ -42,7 +44,6 @@ Written = TypeVar("Written")
 
 COMPLAINT_CHARS = 1_000
 """How much is kept of what was wrong with an answer."""
-
 _EVENT_ROUNDS = 10
 """How often a completing commit merges events that came in meanwhile; then the next step merges them."""
 
@@ -52,13 +53,19 @@ class StepLimits:
     """The bounds of a step; see the settings of the same names."""
 
     lease_for: timedelta = timedelta(seconds=9)
-    max_steps: int = 50
+    budget: Budget = field(default_factory=lambda: Budget(steps=50))
+    """The installation's bounds of a task; a message may ask for less."""
+    budget_warn: float = 0.8
+    """Share of a bound from which on a task warns and the cheaper model is asked."""
+    idle_steps: int = 15
+    """Steps in a row without a new field after which a task has no progress; 0: any number."""
+    repeats: int = 3
+    """The same decision in a row, nothing changed between, that is no progress; 0: never."""
     bad_answers: int = 3
     max_lost_leases: int = 10
     max_context_bytes: int = 4_000_000
     planner_retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(6, 1.0, 60.0))
     max_fan_out: int = 100
-    max_delegations: int = 1_000
     fan_out_at_once: int = 20
     partial_failure: PartialFailure = PartialFailure.ALL
     store_patience: float = 60.0
@@ -106,6 +113,9 @@ class Turn:
         self._settlements: list[Settlement] = []
         self._asked: Asked | None = None
         self._offer: Offer | None = None
+        self._tried: list[Tried] = []
+        self.budget = limits.budget.for_task(claim.task.budget, claim.task.raised)
+        self.spent = self._spent_saved = claim.task.spent
         self.merge(claim.events)
 
     def merge(self, events: Iterable[PendingEvent]) -> None:
@@ -117,8 +127,8 @@ class Turn:
             self.came.add(event.event_type)
 
     def change(self, changes: Sequence[Change]) -> None:
-        """Change the context in memory; written with the next commit, as one version."""
-        self._changes.extend(changes)
+        """Change the context in memory; written with the next commit, as one version. What is said again is no news."""
+        self._changes.extend(one for one in changes if not self._is_known(one))
         self.context = self._saved.apply(self._changes)
 
     def asked(self, request: PlanRequest) -> None:
@@ -132,6 +142,38 @@ class Turn:
             wait_timed_out=request.wait_timed_out,
             complaints=tuple(complaint[:COMPLAINT_CHARS] for complaint in request.complaints),
         )
+
+    def _is_known(self, change: Change) -> bool:
+        data = self.context.collected_data
+        return not change.removed and change.field in data and data[change.field] == change.value
+
+    def used(self) -> tuple[Used, ...]:
+        """How far the task's budget is used up at this moment."""
+        seconds = (now() - self.task.created_at).total_seconds()
+        return self.budget.used(self.spent, step=self.lease.step, seconds=seconds)
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """The moment at which the task's time is over: its deadline (moved by what people raised) or its budget."""
+        deadline = self.task.deadline
+        if deadline is not None:
+            deadline += timedelta(seconds=float(self.task.raised.get("seconds", 0)))
+        ends = [moment for moment in (deadline, self.budget.ends_at(self.task.created_at)) if moment is not None]
+        return min(ends, default=None)
+
+    def reserve(self, spent: Spent) -> None:
+        """Write at once what is spent and what the next call may cost, waiting while PostgreSQL is away.
+
+        Raises:
+            LeaseLost: another worker took over.
+            StoreUnavailable: PostgreSQL stayed away for longer than ``store_patience``.
+        """
+        patiently(lambda: self.store.reserve(self.lease, spent), self.limits.store_patience)
+        self.spent = self._spent_saved = spent
+
+    def note(self, tried: Iterable[Tried]) -> None:
+        """Keep what was tried in vain; written with the next commit."""
+        self._tried.extend(tried)
 
     def keep(self, settlement: Settlement) -> None:
         """Note what became of a delegation; written with the next commit."""
@@ -166,6 +208,10 @@ class Turn:
             merged_events=tuple(self._merged),
             asked=self._asked,
             offer=self._offer,
+            spent=None if self.spent == self._spent_saved else self.spent,
+            tried=tuple(self._tried),
+            low=running_low(self.used(), self.limits.budget_warn),
+            progress=self._has_new_field(),
         )
         try:
             committed = patiently(lambda: self.store.commit(self.lease, full), self.limits.store_patience)
@@ -173,9 +219,10 @@ class Turn:
             self._settle_late(full.settlements)
             raise
         if not committed.refused_for_events:
-            self._changes, self._merged, self._settlements = [], [], []
+            self._changes, self._merged, self._settlements, self._tried = [], [], [], []
             self._asked = self._offer = None
             self._saved = self.context
+            self._spent_saved = self.spent
             self.delegations = {delegation.index: delegation for delegation in committed.delegations}
         return committed
 
@@ -190,6 +237,7 @@ class Turn:
             self._changes, self._merged, self.context = [], [], self._saved
             reason = f"the context would have {size} bytes; ORCHESTRATOR_MAX_CONTEXT_BYTES allows fewer"
             commit = replace(commit, then=Fail("context_too_large", reason))
+        commit = replace(commit, then=self._in_time(commit.then))
         committed = self.write(commit)
         rounds = 0
         while committed.refused_for_events:
@@ -197,6 +245,19 @@ class Turn:
             rounds += 1
             committed = self.write(commit if rounds < _EVENT_ROUNDS else replace(commit, then=NextStep()))
         return _result(self.task, commit.then, committed)
+
+    def _in_time(self, then: Then) -> Then:
+        """A wait that is over no later than the task's time, so that the task fails then and not when somebody asks."""
+        if not isinstance(then, Wait) or self.ends_at is None:
+            return then
+        return replace(then, due_at=min(then.due_at or self.ends_at, self.ends_at))
+
+    def _has_new_field(self) -> bool:
+        known = self._saved.collected_data
+        return any(
+            has_value(change.value) and not change.removed and not has_value(known.get(change.field))
+            for change in self._changes
+        )
 
     def _context_bytes(self) -> int:
         if not self._changes:

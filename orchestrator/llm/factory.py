@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from orchestrator.errors import ConfigurationError
 from orchestrator.flow.ports import Planner
 from orchestrator.llm.planner import LangChainPlanner
+from orchestrator.llm.prices import load_prices
 from orchestrator.llm.rules import RulesPlanner
 from orchestrator.logs import mask
 from orchestrator.settings import Settings
@@ -57,8 +58,15 @@ def make_planner(settings: Settings) -> Planner:
             "key; or ORCHESTRATOR_MODEL=rules: to plan without a model.",
         )
     mask.add(*settings.secrets())
+    prices = load_prices(settings.prices_file)
+    if settings.max_money is not None and prices.of(settings.model) is None:
+        raise ConfigurationError(
+            f"ORCHESTRATOR_MAX_TASK_MONEY bounds what a task may cost, and the price of {settings.model} is not known",
+            hint="Put it into a file and name that in ORCHESTRATOR_PRICES (docs/budgets.md).",
+        )
     return LangChainPlanner(
         settings.model,
+        prices=prices,
         timeout=settings.model_timeout,
         max_tokens=settings.model_max_tokens,
         api_key=api_key if provider == "openai" else None,

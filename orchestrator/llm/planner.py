@@ -11,15 +11,19 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.domain.budget import Price
 from orchestrator.domain.decision import Decision, Usage
 from orchestrator.errors import BadAnswer, ConfigurationError, PlannerRefused
-from orchestrator.flow.ports import PlanRequest
+from orchestrator.flow.planning import CallBound, PlanRequest, Purse
 from orchestrator.llm.answer import Answer, ToolCall, read_answer
+from orchestrator.llm.bounds import LEAST_ANSWER, prompt_tokens_at_most
+from orchestrator.llm.prices import PriceTable
 from orchestrator.llm.prompt import PROMPT_VERSION, Prompt, build_prompt
 from orchestrator.llm.tools import Toolbox
-from orchestrator.llm.trouble import trouble
+from orchestrator.llm.trouble import trouble, was_not_billed
 from orchestrator.logs import mask
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ class LangChainPlanner:
         max_tokens: tokens that one answer may have.
         api_key: key for ``openai:`` models; other providers' packages read their own from the environment.
         base_url: an OpenAI-compatible server, for ``openai:`` models.
+        prices: what tokens cost.
         verbose: log each prompt and answer at INFO, secrets masked.
     """
 
@@ -55,6 +60,7 @@ class LangChainPlanner:
         max_tokens: int,
         api_key: str | None = None,
         base_url: str | None = None,
+        prices: PriceTable | None = None,
         verbose: bool = False,
     ) -> None:
         self._name = model
@@ -63,6 +69,7 @@ class LangChainPlanner:
         self._max_tokens = max_tokens
         self._api_key = api_key
         self._base_url = base_url
+        self._price = None if prices is None else prices.of(model)
         self._verbose = verbose
         self._instructions_told = False
         self._model: BaseChatModel | None = None
@@ -92,12 +99,21 @@ class LangChainPlanner:
             raise PlannerRefused(str(error), hint=error.hint, task_id=request.task_id) from error
         toolbox = Toolbox.of(request.agents)
         prompt = build_prompt(request)
+        tools = toolbox.definitions()
+        bound = CallBound(
+            model=self._name,
+            prompt=prompt_tokens_at_most(prompt, tools),
+            answer_most=self._max_tokens,
+            answer_least=min(LEAST_ANSWER, self._max_tokens),
+            price=self._price,
+        )
+        room = request.purse.reserve(bound)
         if self._verbose:
             self._tell_prompt(prompt, toolbox, request)
         started = time.monotonic()
-        answer = self._ask(model, prompt, toolbox, request)
-        seconds = time.monotonic() - started
-        read = _answer_of(answer, self._name, seconds)
+        answer = self._ask(_with_room(model, room, self._max_tokens), prompt, tools, request)
+        read = _answer_of(answer, self._name, time.monotonic() - started, self._price)
+        _settle(request.purse, read.usage)
         self._tell(
             "llm.answer",
             request,
@@ -106,7 +122,7 @@ class LangChainPlanner:
             finish_reason=read.finish_reason,
             tokens_in=read.usage.tokens_in,
             tokens_out=read.usage.tokens_out,
-            seconds=round(seconds, 3),
+            seconds=round(read.usage.seconds, 3),
         )
         try:
             decision = read_answer(read, toolbox)
@@ -117,11 +133,17 @@ class LangChainPlanner:
         self._tell("llm.decision", request, decision=decision.kind.value, reason=decision.reason)
         return decision
 
-    def _ask(self, model: BaseChatModel, prompt: Prompt, toolbox: Toolbox, request: PlanRequest) -> AIMessage:
+    def _ask(
+        self, model: BaseChatModel, prompt: Prompt, tools: list[dict[str, Any]], request: PlanRequest
+    ) -> AIMessage:
         messages = [("system", prompt.system), ("human", prompt.user)]
         try:
-            return model.bind_tools(toolbox.definitions()).invoke(messages)
+            return model.bind_tools(tools).invoke(messages)
         except Exception as error:  # noqa: BLE001 - each provider's package has a tree of its own; all end as ours
+            if was_not_billed(error):
+                request.purse.settle(0, Decimal(0))
+            else:
+                request.purse.lose()
             ours = _unfit_message(error) or trouble(error, self._name)
             ours.task_id = request.task_id
             self._tell("llm.failed", request, problem=str(ours))
@@ -201,11 +223,29 @@ def _install_hint(error: ImportError) -> str:
     return f"pip install {package}" if package else "Install the provider's LangChain package."
 
 
-def _answer_of(message: AIMessage, model: str, seconds: float) -> Answer:
+def _with_room(model: BaseChatModel, room: int, most: int) -> BaseChatModel:
+    """The model with less room for its answer, where the budget leaves less; it shares the connections."""
+    if room >= most:
+        return model
+    fields = type(model).model_fields
+    name = next((one for one in ("max_tokens", "max_output_tokens", "num_predict") if one in fields), None)
+    return model if name is None else model.model_copy(update={name: room})
+
+
+def _settle(purse: Purse, usage: Usage) -> None:
+    """Settle the call; a provider that counts no tokens cost what was reserved."""
+    if usage.tokens_in + usage.tokens_out == 0:
+        purse.lose()
+    else:
+        purse.settle(usage.tokens_in + usage.tokens_out, None if usage.cost is None else Decimal(str(usage.cost)))
+
+
+def _answer_of(message: AIMessage, model: str, seconds: float, price: Price | None = None) -> Answer:
     """LangChain's message in our own terms."""
     metadata: Mapping[str, Any] = message.response_metadata or {}
     used: Mapping[str, Any] = message.usage_metadata or {}
     calls = [_tool_call(call.get("name"), call.get("args"), None) for call in message.tool_calls]
+    tokens_in, tokens_out = int(used.get("input_tokens") or 0), int(used.get("output_tokens") or 0)
     calls += [_tool_call(call.get("name"), {}, _problem_with(call.get("args"))) for call in message.invalid_tool_calls]
     return Answer(
         calls=calls,
@@ -214,8 +254,9 @@ def _answer_of(message: AIMessage, model: str, seconds: float) -> Answer:
         refusal=str(message.additional_kwargs.get("refusal") or ""),
         usage=Usage(
             model=_model_name(model, metadata),
-            tokens_in=int(used.get("input_tokens") or 0),
-            tokens_out=int(used.get("output_tokens") or 0),
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            cost=None if price is None else float(price.of(tokens_in, tokens_out)),
             seconds=seconds,
             prompt_version=PROMPT_VERSION,
         ),

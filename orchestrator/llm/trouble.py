@@ -59,6 +59,18 @@ def trouble(error: Exception, model: str) -> PlannerUnavailable | PlannerRefused
     )
 
 
+def was_not_billed(error: Exception) -> bool:
+    """Whether the failed call certainly cost nothing: refused with a status, or never sent."""
+    if _status(error) is not None:
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in {"ConnectError", "ConnectTimeout", "ConnectionRefusedError", "NewConnectionError"}:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def _by_status(
     status: int, codes: frozenset[str], text: str, error: Exception, model: str
 ) -> PlannerUnavailable | PlannerRefused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping
@@ -41,10 +42,11 @@ _SUPERSEDE = text("UPDATE steps SET superseded = true WHERE task_id = :task_id A
 _RESTART = text("""
     UPDATE tasks SET state = 'processing', waits_for = NULL, wait = '{}', next_step = :next_step, epoch = epoch + 1,
         lease_owner = NULL, lease_until = NULL, lost_leases = 0, rings = 0, woken = false, cancel_requested = false,
-        reason_code = NULL, reason = NULL, ended_at = NULL, due_at = now() + CAST(:stall AS interval),
+        reason_code = NULL, reason = NULL, ended_at = NULL, idle_steps = 0, due_at = now() + CAST(:stall AS interval),
         updated_at = now()
     WHERE task_id = :task_id
 """)
+_RAISE = text("UPDATE tasks SET budget_raised = CAST(:raised AS jsonb) WHERE task_id = :task_id")
 _MAKE_DUE = text("""
     UPDATE tasks SET woken = true, due_at = now() + CAST(:stall AS interval), rings = 0, updated_at = now()
     WHERE task_id = :task_id
@@ -88,7 +90,9 @@ class ControlPart(Transactions):
 
     stall: timedelta
 
-    def retry(self, task_id: str, *, who: str, why: str) -> Dispatch:
+    def retry(
+        self, task_id: str, *, who: str, why: str, raise_budget: Mapping[str, int | Decimal] | None = None
+    ) -> Dispatch:
         """Open a failed task again at the step that failed, or make a waiting one due."""
 
         def work(connection: Connection) -> Dispatch:
@@ -106,7 +110,11 @@ class ControlPart(Transactions):
                     hint=f"To go on from an earlier step: `orchestrator task rerun {task_id} --step N`.",
                     task_id=task_id,
                 )
-            audit(connection, who=who, what="retry", why=why, task_id=task_id, details={"step": step})
+            details: dict[str, Any] = {"step": step}
+            if raise_budget:
+                details["raised"] = {name: str(amount) for name, amount in raise_budget.items()}
+                connection.execute(_RAISE, {"task_id": task_id, "raised": jsonb(_raised(row, raise_budget))})
+            audit(connection, who=who, what="retry", why=why, task_id=task_id, details=details)
             return Dispatch(task_id, step, row["priority"])
 
         return self.transact(work)
@@ -205,6 +213,14 @@ class ControlPart(Transactions):
             return task_of(locked(connection, task_id))
 
         return self.transact(work)
+
+
+def _raised(row: RowMapping, more: Mapping[str, int | Decimal]) -> dict[str, int | float]:
+    """What the task's bounds are raised by, with this."""
+    sums = {name: Decimal(str(amount)) for name, amount in row["budget_raised"].items()}
+    for name, amount in more.items():
+        sums[name] = sums.get(name, Decimal(0)) + Decimal(str(amount))
+    return {name: int(one) if one == one.to_integral_value() else float(one) for name, one in sums.items()}
 
 
 def locked(connection: Connection, task_id: str) -> RowMapping:

@@ -32,7 +32,15 @@ from orchestrator.store.fan_out import release
 from orchestrator.store.move import Move, move_of
 from orchestrator.store.offers import keep_asked
 from orchestrator.store.published import update_body
-from orchestrator.store.rows import changes_to_json, context_of, delegation_of, origin_to_json, pending_event_of
+from orchestrator.store.rows import (
+    changes_to_json,
+    context_of,
+    decision_to_row,
+    delegation_of,
+    origin_to_json,
+    pending_event_of,
+)
+from orchestrator.store.spending import write_spending
 
 _FENCE = text("""
     SELECT state, cancel_requested, paused, priority, aged, lane, source, wait, reason FROM tasks
@@ -124,6 +132,7 @@ _MOVE = text("""
         due_at = CASE WHEN :at_once THEN now() + CAST(:stall AS interval) ELSE CAST(:due_at AS timestamptz) END,
         reason_code = :reason_code, reason = :reason, lost_leases = 0, lease_owner = NULL, lease_until = NULL,
         woken = :woken, rings = :rings, updated_at = now(),
+        idle_steps = CASE WHEN :progress THEN 0 WHEN :step_done THEN idle_steps + 1 ELSE idle_steps END,
         ended_at = CASE WHEN :ended THEN now() END,
         cancel_requested = cancel_requested AND NOT :ended
     WHERE task_id = :task_id
@@ -228,23 +237,8 @@ class FencedCommit:
         commit, execute = self.commit, self.connection.execute
         execute(_UPSERT_STEP, self.keys)
         if commit.decision is not None:
-            usage = commit.decision.usage
-            recorded = execute(
-                _DECIDE,
-                self.keys
-                | {
-                    "decision": jsonb(commit.decision.to_json()),
-                    "reason": commit.decision.reason,
-                    "model": usage.model,
-                    "prompt_version": usage.prompt_version,
-                    "tokens_in": usage.tokens_in,
-                    "tokens_out": usage.tokens_out,
-                    "cost": usage.cost,
-                    "seconds": usage.seconds,
-                    "answers": usage.answers,
-                    "asked": None if commit.asked is None else jsonb(commit.asked.to_json()),
-                },
-            )
+            asked = None if commit.asked is None else jsonb(commit.asked.to_json())
+            recorded = execute(_DECIDE, self.keys | decision_to_row(commit.decision) | {"asked": asked})
             if recorded.rowcount != 1:
                 raise AssertionError(f"step {self.lease.step} of {self.lease.task_id!r} already has a decision")
         elif commit.asked is not None:
@@ -267,6 +261,7 @@ class FencedCommit:
         if commit.starts:
             starts = [{"index": s.index, "deadline_at": s.deadline_at.isoformat()} for s in commit.starts]
             execute(_START, self.keys | {"rows": jsonb(starts)})
+        write_spending(self.connection, self.keys, commit)
         if commit.merged_events:
             version = commit.context.version if commit.context is not None else None
             execute(_MERGED, {"version": version, "ids": list(commit.merged_events)})
@@ -329,6 +324,8 @@ class FencedCommit:
                 "woken": move.woken,
                 "rings": move.rings,
                 "ended": move.state.is_terminal,
+                "progress": self.commit.progress,
+                "step_done": move.step_state == "finished",
             },
         )
 
@@ -352,6 +349,7 @@ class FencedCommit:
             reason_code=move.reason_code,
             reason=move.reason,
             source=task.source,
+            low=[one.to_json() for one in self.commit.low],
         )
         self.connection.execute(_OUTBOX, {"task_id": self.lease.task_id, "body": jsonb(body)})
 

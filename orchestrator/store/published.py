@@ -27,6 +27,7 @@ def update_body(
     reason_code: str | None,
     reason: str | None,
     source: Mapping[str, Any] | None,
+    low: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """A task update, without ``update_id`` and ``occurred_at``, which are the outbox row's own."""
     body: dict[str, Any] = {
@@ -40,6 +41,8 @@ def update_body(
         "reason_code": reason_code,
         "reason": reason,
     }
+    if low:
+        body["budget_warnings"] = [dict(one) for one in low]
     if len(canonical_json(body["collected_data"]).encode("utf-8", "surrogatepass")) > MAX_DATA_BYTES:
         body |= {"collected_data": None, "truncated": True}
     if source is not None:

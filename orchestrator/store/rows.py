@@ -9,11 +9,13 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from orchestrator.domain.asked import Asked
+from orchestrator.domain.budget import Spent
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
-from orchestrator.domain.journal import PendingEvent, Step, StepState
+from orchestrator.domain.journal import PendingEvent, Step, StepState, Tried
 from orchestrator.domain.task import PartialFailure, Task, TaskState, WaitsFor
+from orchestrator.store.engine import jsonb
 
 Row = Mapping[str, Any] | RowMapping
 
@@ -41,6 +43,15 @@ def task_of(row: Row) -> Task:
         partial_failure=PartialFailure(row["partial_failure"]) if row["partial_failure"] else None,
         deadline=row["deadline"],
         budget=row["budget"],
+        raised=row["budget_raised"],
+        spent=Spent(
+            delegations=row["spent_delegations"],
+            tokens=row["spent_tokens"],
+            money=row["spent_money"],
+            reserved_tokens=row["reserved_tokens"],
+            reserved_money=row["reserved_money"],
+        ),
+        idle_steps=row["idle_steps"],
         reason_code=row["reason_code"],
         reason=row["reason"],
         lost_leases=row["lost_leases"],
@@ -120,9 +131,26 @@ def step_of(row: Row) -> Step:
         finished_at=row["finished_at"],
         error_code=row["error_code"],
         error=row["error"],
+        tried=tuple(Tried.from_json(one) for one in row["tried"]),
         superseded=row["superseded"],
         asked=None if row["asked"] is None else Asked.from_json(row["asked"]),
     )
+
+
+def decision_to_row(decision: Decision) -> dict[str, Any]:
+    """The columns of ``steps`` that a decision fills."""
+    usage = decision.usage
+    return {
+        "decision": jsonb(decision.to_json()),
+        "reason": decision.reason,
+        "model": usage.model,
+        "prompt_version": usage.prompt_version,
+        "tokens_in": usage.tokens_in,
+        "tokens_out": usage.tokens_out,
+        "cost": usage.cost,
+        "seconds": usage.seconds,
+        "answers": usage.answers,
+    }
 
 
 def delegation_of(row: Row) -> Delegation:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from orchestrator.domain.budget import Spent
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import (
     Claim,
@@ -24,7 +25,7 @@ from orchestrator.domain.journal import (
 from orchestrator.domain.task import TaskState
 from orchestrator.domain.tolerant import JournalValue
 from orchestrator.domain.turns import MOST_URGENT, TurnRules
-from orchestrator.errors import NewerJournal
+from orchestrator.errors import LeaseLost, NewerJournal
 from orchestrator.store.delegations import DelegationPart
 from orchestrator.store.engine import jsonb, text
 from orchestrator.store.fenced_commit import DELEGATIONS, WRITE_STATE, FencedCommit, fence_of
@@ -37,6 +38,7 @@ from orchestrator.store.rows import (
     step_of,
     task_of,
 )
+from orchestrator.store.spending import write_reservation
 from orchestrator.store.turns import AGED
 
 _CLAIM = text(f"""
@@ -50,6 +52,10 @@ _CLAIM = text(f"""
         ready_at = NULL,
         rings = 0,
         woken = false,
+        spent_tokens = spent_tokens + reserved_tokens,
+        spent_money = spent_money + reserved_money,
+        reserved_tokens = 0,
+        reserved_money = 0,
         state = 'processing',
         waits_for = NULL,
         updated_at = now()
@@ -164,6 +170,13 @@ class StepPart(DelegationPart):
         if offer is not None:
             self.kept_offers.update(offer.entries())
         return committed
+
+    def reserve(self, lease: Lease, spent: Spent) -> None:
+        """Write what is spent and reserved, before a model is asked."""
+        if not self.transact(lambda connection: write_reservation(connection, fence_of(lease), spent)):
+            raise LeaseLost(
+                f"step {lease.step} of task {lease.task_id!r} was taken over or has ended", task_id=lease.task_id
+            )
 
     def release(self, leases: Sequence[Lease], retry_at: datetime) -> Sequence[Dispatch]:
         """Hand steps back unfinished; returns the doorbells of those that were still held."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.agents import ScriptedAgent, reply
-from tests.support.llm import LlmServer, broken, fails, says, tool
+from tests.support.llm import LlmServer, broken, fails, says, slow, tool
 from tests.support.processes import wait_for
 from tests.support.system import System
 
@@ -94,6 +94,34 @@ def test_verbose_shows_prompts_and_reasons_and_never_the_key(with_model: System,
     log = worker.log_text()
     assert "Do model-2" in log
     assert SECRET not in log
+
+
+def test_a_worker_killed_while_the_model_thinks_leaves_its_reservation_spent(
+    with_model: System, llm_server: LlmServer
+) -> None:
+    system = with_model
+    system.env |= {"ORCHESTRATOR_LEASE": "2", "ORCHESTRATOR_MODEL_MAX_TOKENS": "1000"}
+    llm_server.script(slow(60), says(call("score", company="Northwind")))
+    first = system.start_one("worker")
+    system.start("bridge", "beat")
+    system.produce_task(
+        "model-4", required_fields=["score"], event_data={"company": "Northwind"}, budget={"tokens": 12_000}
+    )
+    wait_for(lambda: (t := system.task("model-4")) and t.spent.reserved_tokens, what="a reservation under way")
+    task = system.task("model-4")
+    assert task is not None
+    reserved = task.spent.reserved_tokens
+    assert 1000 < reserved < 12_000
+    first.kill()
+    llm_server.reset()
+    llm_server.script(says(call("score", company="Northwind")))
+    system.start_worker(2)
+    task = system.wait_for_state("model-4", "completed")
+    assert reserved < task.spent.tokens <= 12_000
+    assert task.spent.reserved_tokens == 0
+    shown = system.orchestrator("task", "show", "model-4")
+    assert "budget: steps 1 of 50" in shown.out
+    assert f"tokens {task.spent.tokens:,} of 12,000" in shown.out
 
 
 def test_a_provider_that_refuses_fails_the_task_with_its_reason(with_model: System, llm_server: LlmServer) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from orchestrator.domain.budget import Budget
 from orchestrator.domain.decision import Decision, DecisionKind, FieldRecord
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.message import EventMessage
@@ -123,11 +124,11 @@ def test_a_cancel_before_the_call_takes_it_back(world: World) -> None:
 
 def test_steps_are_bounded(world: World) -> None:
     world.add_agent("a", reply({"b": 1}))
-    world.limits = replace(world.limits, max_steps=2)
+    world.limits = replace(world.limits, budget=Budget(steps=2))
     world.submit("a")
     world.answers = [call("a"), call("a")]
     assert [world.run(step).outcome for step in (1, 2, 3)] == ["next", "next", "failed"]
-    assert world.store.task("t-1").reason_code == "step_limit"
+    assert world.store.task("t-1").reason_code == "budget_steps"
 
 
 def test_a_step_that_keeps_losing_its_worker_is_set_aside(world: World) -> None:

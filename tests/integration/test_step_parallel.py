@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from orchestrator.domain.budget import Budget
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.message import TaskMessage
@@ -242,7 +243,7 @@ def test_a_delegation_that_kills_its_workers_is_set_aside(world: World) -> None:
 
 def test_the_number_of_calls_is_bounded_for_a_step_and_for_a_task(world: World) -> None:
     world.add_agent("a", reply({"x": 1}))
-    world.limits = replace(world.limits, max_fan_out=3, max_delegations=5, bad_answers=1)
+    world.limits = replace(world.limits, max_fan_out=3, budget=Budget(delegations=5), bad_answers=1)
     world.submit("a")
     world.answers = [call(*["a"] * 3), call(*["a"] * 3)]
     assert world.run().outcome == "next"
@@ -258,7 +259,7 @@ def test_a_task_that_has_used_its_delegations_fails_with_that_reason(world: Worl
     world.take(TaskMessage("t-1", "Do it", ("a",), budget={"delegations": 2}))
     world.answers = [call("a", "a"), call("a")]
     assert world.run().outcome == "next"
-    assert world.run(2).detail.startswith("delegation_limit: ")
+    assert world.run(2).detail.startswith("budget_delegations: ")
 
 
 def test_a_deadline_ends_the_step_while_a_delegation_is_out(world: World) -> None:

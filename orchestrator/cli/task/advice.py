@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.domain.budget import Resource
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.task import Task, TaskState, WaitsFor
@@ -35,6 +36,13 @@ def advice(task: Task, history: Sequence[HistoryEntry]) -> list[Advice]:
 
 
 def _after_failure(task: Task, history: Sequence[HistoryEntry], name: str) -> list[Advice]:
+    if (resource := _used_up(task)) is not None:
+        return [
+            Advice(
+                f"to go on with more {resource}",
+                f"orchestrator task retry {name} --raise-budget {resource}=N",
+            )
+        ]
     found = [
         Advice(
             "once the cause is mended, to do the failed step again (what succeeded is not repeated)",
@@ -52,6 +60,11 @@ def _after_failure(task: Task, history: Sequence[HistoryEntry], name: str) -> li
     names = (shlex.quote(agent) for agent in agents)
     found += [Advice("to see whether the agent is well", f"orchestrator agent check {agent}") for agent in names]
     return found
+
+
+def _used_up(task: Task) -> str | None:
+    """The part of its budget that ended the task."""
+    return next((one.value for one in Resource if one.code == task.reason_code), None)
 
 
 def _while_waiting(task: Task, history: Sequence[HistoryEntry], name: str) -> list[Advice]:

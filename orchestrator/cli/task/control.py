@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import click
@@ -12,8 +13,9 @@ from orchestrator.cli import parts
 from orchestrator.cli.command import Command, pass_output, who_and_why
 from orchestrator.cli.output import Output, json_text
 from orchestrator.cli.task.watch import follow
-from orchestrator.cli.values import parse_pairs
+from orchestrator.cli.values import parse_amounts, parse_pairs
 from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.budget import shown
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import Dispatch, HistoryEntry
 from orchestrator.errors import NotAllowed
@@ -23,20 +25,36 @@ _watching = click.option("--watch", "watching", is_flag=True, help="Follow the t
 
 @click.command(
     cls=Command,
-    examples=["task retry supplier-42", 'task retry supplier-42 --why "the scoring service is back" --watch'],
+    examples=[
+        "task retry supplier-42",
+        'task retry supplier-42 --why "the scoring service is back" --watch',
+        "task retry supplier-42 --raise-budget tokens=50000 --raise-budget money=0.25",
+    ],
 )
 @click.argument("task_id")
+@click.option(
+    "--raise-budget",
+    "raised",
+    metavar="WHAT=N",
+    multiple=True,
+    help="Let the task use so many more steps, delegations, tokens, money or seconds. May be repeated.",
+)
 @who_and_why
 @_watching
 @pass_output
-def retry(out: Output, task_id: str, who: str, why: str, watching: bool) -> int:
+def retry(out: Output, task_id: str, raised: tuple[str, ...], who: str, why: str, watching: bool) -> int:
     """Do the step again at which a task failed or waits.
 
-    It keeps its number, its decision and the keys of its calls: only what did not succeed is sent again.
+    It keeps its number, its decision and the keys of its calls: only what did not succeed is sent again. A task that
+    has used up its budget goes on with --raise-budget, which adds to the bound.
     """
+    more = {name: Decimal(str(amount)) for name, amount in parse_amounts("--raise-budget", raised).items()}
     with parts.control() as control:
-        doorbell = control.retry(task_id, who=who, why=why)
-    return _begun(out, doorbell, f"step {doorbell.step} is done again; what succeeded in it is not repeated", watching)
+        doorbell = control.retry(task_id, who=who, why=why, raise_budget=more)
+    then = f"step {doorbell.step} is done again; what succeeded in it is not repeated"
+    if more:
+        then += f"; {', '.join(f'{shown(amount)} more {name}' for name, amount in more.items())}"
+    return _begun(out, doorbell, then, watching)
 
 
 @click.command(

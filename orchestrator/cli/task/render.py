@@ -3,7 +3,7 @@ but through `Output`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -137,14 +137,23 @@ def _age(task: Task) -> float:
 # -- showing ----------------------------------------------------------------------------------------------------------
 
 
-def write_task(out: Output, task: Task, context: Context, history: Sequence[HistoryEntry], *, details: bool) -> None:
-    """Everything about a task: state, fields, steps, what now."""
+def write_task(
+    out: Output,
+    task: Task,
+    context: Context,
+    history: Sequence[HistoryEntry],
+    *,
+    details: bool,
+    before: Callable[[], None] = lambda: None,
+) -> None:
+    """Everything about a task: state, fields, steps, what now; ``before`` writes what stands before the fields."""
     out.line((task.task_id, "bold"), "  ", *_state_parts(task))
     out.line(f"  {task.description}")
     if task.reason:
         code = f" [{task.reason_code}]" if task.reason_code else ""
         out.line(f"  why: {task.reason}{code}")
     out.line((f"  {'  '.join(_facts(task))}", "dim"))
+    before()
     write_fields(out, context)
     if history:
         out.line()
@@ -292,6 +301,8 @@ def _write_step(out: Output, entry: HistoryEntry, details: bool) -> None:
         _write_delegation(out, delegation, details)
     if step.error:
         out.line("      ", (_error(step), "red"))
+    for one in step.tried if details else ():
+        out.line((f"      in vain: {one.model} [{one.code}] {one.error} ({one.tokens} tokens)", "dim"))
 
 
 def _choice(decision: Decision) -> str:

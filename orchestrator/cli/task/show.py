@@ -31,6 +31,7 @@ def show(out: Output, task_id: str, version: int | None, with_history: bool, wit
     With --json `context` is the row of task_contexts exactly as it is kept.
     """
     from orchestrator.cli.task.render import show_json, write_fields, write_task, write_versions
+    from orchestrator.cli.task.spending import budget_json, used_of, write_budget
 
     with parts.store() as store:
         task = store.task(task_id)
@@ -48,6 +49,8 @@ def show(out: Output, task_id: str, version: int | None, with_history: bool, wit
         else:
             history = store.history(task_id)
             document = show_json(task, context, store.context_row(task_id), history)
+            used, warn = used_of(task, parts.default_budget()), parts.settings().budget_warn
+            document["budget"] = budget_json(task, used, warn)
     if with_history:
         document["versions"] = [
             {"version": number, "at": at, "changes": [change_json(change) for change in changes]}
@@ -60,7 +63,7 @@ def show(out: Output, task_id: str, version: int | None, with_history: bool, wit
         out.line((task_id, "bold"), f"  as it was at version {version}")
         write_fields(out, context)
     else:
-        write_task(out, task, context, history, details=with_steps)
+        write_task(out, task, context, history, details=with_steps, before=lambda: write_budget(out, task, used, warn))
     if with_history:
         write_versions(out, versions)
 

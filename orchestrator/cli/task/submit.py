@@ -13,7 +13,7 @@ from orchestrator.cli.failures import Misuse
 from orchestrator.cli.output import Output, json_text
 from orchestrator.cli.shapes import without_empty
 from orchestrator.cli.task.watch import follow
-from orchestrator.cli.values import parse_object, parse_pairs, read_bytes, strict_json
+from orchestrator.cli.values import parse_amounts, parse_object, parse_pairs, read_bytes, strict_json
 
 Kind = Literal["tasks", "events"]
 
@@ -35,6 +35,7 @@ _file = click.option(
     cls=Command,
     examples=[
         'task submit "Onboard the supplier Northwind" --require contract_id --data company_name=Northwind --watch',
+        "task submit 'Draft it' --require contract_id --budget tokens=50000 --budget money=0.5",
         "task submit 'Score Acme' --require credit_score --data-json '{\"company_name\": \"Acme\"}' --priority 9",
         "task submit --file - < message.json",
     ],
@@ -53,7 +54,14 @@ _file = click.option(
     metavar="TIME",
     help="When the task must be done, ISO 8601; without an offset it is UTC.",
 )
-@click.option("--max-steps", type=click.IntRange(1), help="Steps this task may take.")
+@click.option("--max-steps", type=click.IntRange(1), help="Steps this task may take; the same as --budget steps=N.")
+@click.option(
+    "--budget",
+    "bounds",
+    metavar="WHAT=N",
+    multiple=True,
+    help="Bound steps, delegations, tokens, money or seconds; below the installation's own. May be repeated.",
+)
 @click.option(
     "--allowed-agent", "allowed_agents", metavar="NAME", multiple=True, help="Use this agent only; repeatable."
 )
@@ -73,6 +81,7 @@ def submit(
     tenant: str | None,
     deadline: datetime | None,
     max_steps: int | None,
+    bounds: tuple[str, ...],
     allowed_agents: tuple[str, ...],
     path: str | None,
     watching: bool,
@@ -92,7 +101,7 @@ def submit(
             "priority": priority,
             "tenant": tenant,
             "deadline": _utc(deadline),
-            "budget": None if max_steps is None else {"steps": max_steps},
+            "budget": without_empty({"steps": max_steps, **parse_amounts("--budget", bounds)}),
             "allowed_agents": list(allowed_agents),
         }
     )
