@@ -18,6 +18,7 @@ from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.published import update_body
 from orchestrator.store.read import load_context, not_found
 from orchestrator.store.rows import changes_of, changes_to_json, origin_to_json, step_of, task_of
+from orchestrator.store.tell import tell
 
 _LOCK = text("SELECT *, coalesce(lease_until >= now(), false) AS held FROM tasks WHERE task_id = :task_id FOR UPDATE")
 _STEP = text("SELECT * FROM steps WHERE task_id = :task_id AND step_number = :step")
@@ -71,7 +72,6 @@ _VERSION = text("""
     INSERT INTO context_versions (task_id, version, step, changes)
     VALUES (:task_id, :version, :step, CAST(:changes AS jsonb))
 """)
-_OUTBOX = text("INSERT INTO outbox (kind, task_id, body) VALUES ('update', :task_id, CAST(:body AS jsonb))")
 _AUDIT = text("""
     INSERT INTO audit (who, what, why, task_id, details) VALUES (:who, :what, :why, :task_id, CAST(:details AS jsonb))
 """)
@@ -235,14 +235,15 @@ def _tell(
     connection: Connection, row: RowMapping, state: TaskState, step: int, reason_code: str | None, reason: str
 ) -> None:
     connection.execute(_STATE, {"task_id": row["task_id"], "state": state.value})
+    context = load_context(connection, row["task_id"])
     body = update_body(
         task_id=row["task_id"],
         state=state.value,
         step=step,
-        context=load_context(connection, row["task_id"]),
+        context=context,
         waits_for=None,
         reason_code=reason_code,
         reason=reason,
         source=row["source"],
     )
-    connection.execute(_OUTBOX, {"task_id": row["task_id"], "body": jsonb(body)})
+    tell(connection, body, context)

@@ -24,18 +24,22 @@ from orchestrator.domain.journal import (
     Settlement,
     Start,
 )
+from orchestrator.domain.progress import is_worth_telling
 from orchestrator.domain.task import Task, TaskState
 from orchestrator.domain.turns import place_of, urgency_of
 from orchestrator.errors import NewerJournal
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.fan_out import release
+from orchestrator.store.published import update_body
+from orchestrator.store.read import load_context
 from orchestrator.store.rows import delegation_of, task_of
 from orchestrator.store.sweep import BUSY_STALLS, MAX_STALL
+from orchestrator.store.tell import tell
 
 # Shared with other claims, so that a step's delegations begin side by side, but not with whoever moves the task.
 _TASK = text("SELECT * FROM tasks WHERE task_id = :task_id FOR SHARE")
 
-_LOCK_TASK = text("SELECT state, next_step, priority, aged, lane FROM tasks WHERE task_id = :task_id FOR UPDATE")
+_LOCK_TASK = text("SELECT * FROM tasks WHERE task_id = :task_id FOR UPDATE")
 
 _FOUND = text("""
     SELECT *, coalesce(lease_until >= now(), false) AS held, woken OR coalesce(due_at <= now(), false) AS due
@@ -205,16 +209,20 @@ class DelegationPart(Transactions):
             task = connection.execute(_LOCK_TASK, keys).one()
             if connection.execute(_SETTLE, parameters).rowcount != 1:
                 return Settled(stored=False)
-            return Settled(stored=True, doorbells=self._join(connection, lease, task, fan_out))
+            return Settled(stored=True, doorbells=self._join(connection, lease, task, settlement, fan_out))
 
         return self.transact(work)
 
-    def _join(self, connection: Connection, lease: Lease, task: Row[Any], fan_out: FanOut) -> tuple[Dispatch, ...]:
+    def _join(
+        self, connection: Connection, lease: Lease, task: Row[Any], settlement: Settlement, fan_out: FanOut
+    ) -> tuple[Dispatch, ...]:
         if task.next_step != lease.step or task.state not in {TaskState.WAITING, TaskState.PROCESSING}:
             return ()
         step = Dispatch(lease.task_id, lease.step, urgency_of(task.priority, task.aged), task.lane)
         released = release(connection, step, fan_out, self.stall)
         if released.moving:
+            if settlement.state.is_settled and is_worth_telling(released.settled, released.count):
+                _tell_progress(connection, task)
             return released.doorbells
         # A step that is at work now looks for itself before it waits.
         woken = connection.execute(_WAKE_STEP, {"task_id": lease.task_id, "stall": self.stall}).rowcount
@@ -252,6 +260,22 @@ class DelegationPart(Transactions):
             return connection.execute(_RING, parameters).all()
 
         return _doorbells(self.transact(work))
+
+
+def _tell_progress(connection: Connection, task: Row[Any]) -> None:
+    """An update that differs from the last in its progress only."""
+    context = load_context(connection, task.task_id)
+    body = update_body(
+        task_id=task.task_id,
+        state=task.state,
+        step=task.next_step,
+        context=context,
+        waits_for=task.waits_for,
+        reason_code=task.reason_code,
+        reason=task.reason,
+        source=task.source,
+    )
+    tell(connection, body, context)
 
 
 def _doorbells(rows: Sequence[Row[Any]]) -> Sequence[Dispatch]:

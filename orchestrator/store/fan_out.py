@@ -35,7 +35,10 @@ _RELEASE = text("""
         RETURNING delegations.index
     )
     SELECT (SELECT count(*) FROM open WHERE due_at IS NOT NULL) + (SELECT count(*) FROM released) AS moving,
-           (SELECT array_agg(index ORDER BY index) FROM released) AS released
+           (SELECT array_agg(index ORDER BY index) FROM released) AS released,
+           (SELECT count(*) FROM delegations WHERE task_id = :task_id AND step_number = :step) AS delegations,
+           (SELECT count(*) FROM delegations WHERE task_id = :task_id AND step_number = :step
+                AND state IN ('succeeded', 'failed', 'compensated')) AS settled
 """)
 
 
@@ -46,6 +49,9 @@ class Released:
     moving: int
     """How many are under way, those just made due included. None: the step can go on."""
     doorbells: tuple[Dispatch, ...]
+    settled: int
+    count: int
+    """All delegations of the step."""
 
 
 def release(connection: Connection, step: Dispatch, fan_out: FanOut, stall: timedelta) -> Released:
@@ -60,4 +66,5 @@ def release(connection: Connection, step: Dispatch, fan_out: FanOut, stall: time
             "stall": stall,
         },
     ).one()
-    return Released(row.moving, tuple(replace(step, index=index) for index in row.released or ()))
+    doorbells = tuple(replace(step, index=index) for index in row.released or ())
+    return Released(row.moving, doorbells, row.settled, row.delegations)

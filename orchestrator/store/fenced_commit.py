@@ -41,6 +41,7 @@ from orchestrator.store.rows import (
     pending_event_of,
 )
 from orchestrator.store.spending import write_spending
+from orchestrator.store.tell import tell
 
 _FENCE = text("""
     SELECT state, cancel_requested, paused, priority, aged, lane, source, wait, reason FROM tasks
@@ -137,8 +138,6 @@ _MOVE = text("""
         cancel_requested = cancel_requested AND NOT :ended
     WHERE task_id = :task_id
 """)
-
-_OUTBOX = text("INSERT INTO outbox (kind, task_id, body) VALUES ('update', :task_id, CAST(:body AS jsonb))")
 
 
 def fence_of(lease: Lease) -> dict[str, Any]:
@@ -351,7 +350,7 @@ class FencedCommit:
             source=task.source,
             low=[one.to_json() for one in self.commit.low],
         )
-        self.connection.execute(_OUTBOX, {"task_id": self.lease.task_id, "body": jsonb(body)})
+        tell(self.connection, body, context)
 
 
 def _settlement_row(settlement: Settlement) -> dict[str, Any]:

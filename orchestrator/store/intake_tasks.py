@@ -12,11 +12,12 @@ from orchestrator import __version__
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.message import Record, TaskMessage
+from orchestrator.domain.progress import Cost, Progress
 from orchestrator.domain.task import TaskState
 from orchestrator.flow.ports import Intake, Taken
 from orchestrator.store.engine import jsonb, text
 from orchestrator.store.intake_batch import Item
-from orchestrator.store.published import update_body
+from orchestrator.store.published import iso, update_body
 from orchestrator.store.rows import changes_to_json, origin_to_json
 from orchestrator.store.turns import Admission
 
@@ -152,5 +153,12 @@ def _context_row(record: Record, message: TaskMessage) -> dict[str, Any]:
             reason_code=None,
             reason=None,
             source=_source(record, message),
-        ),
+        )
+        | {"progress": _at_first(context, at)},
     }
+
+
+def _at_first(context: Context, at: datetime) -> dict[str, Any]:
+    required = len(context.required_fields)
+    progress = Progress(required - len(context.missing_fields), required, 0, 0, at, Cost(0, 0, 0, 0.0))
+    return progress.to_json() | {"since": iso(at)}

@@ -138,10 +138,17 @@ def test_redis_wiped_between_the_decision_and_its_delegations_loses_none(
     assert len(scripted_agent.ledger().posts("/check")) == 4
 
 
-def test_the_commands_of_its_page(system: System) -> None:
+def test_the_commands_of_its_page_and_of_the_page_on_progress(system: System) -> None:
     system.start("bridge", "worker", "beat")
-    outputs = [type_in(command, system.folder, system.env) for command in commands("docs/parallel.md")]
-    assert outputs
+    *_, shown = [type_in(command, system.folder, system.env) for command in commands("docs/parallel.md")]
     _, parallel = system.store.history("parallel-1")
     assert sorted(one.agent for one in parallel.delegations) == ["credit_score", "sanctions_screening"]
-    assert "2.1 sanctions_screening" in outputs[-1]
+    assert "2.1 sanctions_screening" in shown
+
+    *_, shown, document = [type_in(command, system.folder, system.env) for command in commands("docs/progress.md")]
+    assert "progress: 2 of 2 fields; spent: 2 steps, 3 calls" in shown
+    progress = json.loads(document)["progress"]
+    assert (progress["fields_known"], progress["delegations_settled"], progress["doing"]) == (2, 2, None)
+    last = system.store.updates("progress-1")[-1].body["progress"]
+    assert last["spent"] == progress["spent"]
+    assert set(last) | {"doing"} == set(progress)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from orchestrator import schemas
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import (
@@ -24,6 +25,7 @@ from orchestrator.domain.journal import (
     StepCommit,
 )
 from orchestrator.domain.message import TaskMessage
+from orchestrator.domain.progress import progress_of
 from orchestrator.domain.task import TaskState, WaitsFor
 from tests.support.store_world import AT_ONCE, LEASE, STALL, StoreWorld
 
@@ -292,3 +294,28 @@ def test_a_worker_that_stops_hands_its_delegations_back_with_their_doorbells(sto
     assert indexes(doorbells) == [0]
     again = claim(store_world, 0)
     assert (again.delegation.attempts, again.delegation.lost_leases) == (2, 0)
+
+
+def test_an_update_tells_how_far_the_task_is_as_its_rows_have_it(store_world: StoreWorld) -> None:
+    how = FanOut(at_once=4, stop_on_failure=True)
+    fan_out(store_world, 4, how)
+    for index in range(3):
+        settle(store_world, claim(store_world, index), how=how)
+    bodies = [row.body for row in store_world.store.updates("t-1")]
+    assert [body["progress"]["delegations_settled"] for body in bodies] == [0, 0, 1, 2, 3]
+    assert {body["reason"] for body in bodies[1:]} == {"waits"}
+    task, history = store_world.store.task("t-1"), store_world.store.history("t-1")
+    expected = progress_of(task, store_world.store.context("t-1"), history).to_json()
+    told = dict(bodies[-1]["progress"])
+    assert datetime.fromisoformat(told.pop("since")) == expected.pop("since")
+    assert told == expected
+    assert all(schemas.problem("task-update", body) is None for body in bodies)
+
+
+def test_a_hundred_that_settle_make_ten_updates(store_world: StoreWorld) -> None:
+    how = FanOut(at_once=100, stop_on_failure=True)
+    fan_out(store_world, 100, how)
+    for index in range(99):
+        settle(store_world, claim(store_world, index), how=how)
+    told = [row.body["progress"]["delegations_settled"] for row in store_world.store.updates("t-1")]
+    assert told == [0, 0, 10, 20, 30, 40, 50, 60, 70, 80, 90]

@@ -113,6 +113,8 @@ class Show:
         match news.event:
             case "decided":
                 what = ", ".join(data["agents"]) or str(data["kind"]).replace("_", " ")
+                if len(data["agents"]) > 1:
+                    what += " (side by side)"
                 self.tell(task_id, f"step {data['step']}: {what} - {data['reason']}")
             case "delegation" if data["state"] in {"succeeded", "failed", "unknown"}:
                 took = f" after {data['seconds']:.1f} s" if data.get("seconds") is not None else ""

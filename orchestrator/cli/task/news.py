@@ -11,10 +11,11 @@ from orchestrator.cli.shapes import delegation_seconds, origin_json, step_second
 from orchestrator.domain.context import Context
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import HistoryEntry, Step, StepState
+from orchestrator.domain.progress import doing, progress_of
 from orchestrator.domain.task import Task
 from orchestrator.flow.ports import OutboxRow
 
-Event = Literal["state", "decided", "delegation", "step", "field"]
+Event = Literal["state", "decided", "delegation", "step", "field", "progress"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Watching:
         self._steps: dict[int, tuple[Any, ...]] = {}
         self._delegations: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._values: dict[str, Any] = {}
+        self._progress: tuple[int, int] | None = None
 
     def look(
         self, task: Task, context: Context, history: Sequence[HistoryEntry], updates: Sequence[OutboxRow]
@@ -44,11 +46,21 @@ class Watching:
         """Everything not told yet, in the order in which it happened as far as that is known."""
         steps = [news for entry in history for news in self._of_step(entry)]
         steps += self._of_fields(context)
+        steps += self._of_progress(task, context, history)
         states = self._of_updates(updates)
         if not (task.state.is_terminal and states):
             # Updates may be cleared once published: the row itself has the last word.
             states += self._of_state(_state_of(task), task.updated_at)
         return sorted(steps + states, key=lambda news: news.at)
+
+    def _of_progress(self, task: Task, context: Context, history: Sequence[HistoryEntry]) -> list[News]:
+        """Once a look, however many have settled since the last; a step's single call is told by itself."""
+        found = progress_of(task, context, history)
+        told = (task.next_step, found.delegations_settled)
+        if found.delegations < 2 or told == self._progress:
+            return []
+        self._progress = told
+        return [News("progress", _now(), {"step": task.next_step, "doing": doing(task, history), **found.to_json()})]
 
     def _of_updates(self, updates: Sequence[OutboxRow]) -> list[News]:
         found: list[News] = []

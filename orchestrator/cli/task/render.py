@@ -4,7 +4,7 @@ but through `Output`."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.cli.output import Output, Part, ago, duration, shortened
@@ -15,6 +15,7 @@ from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import HistoryEntry, Step
+from orchestrator.domain.progress import Cost, doing, progress_of, spent_of
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 
 STYLES = {
@@ -87,12 +88,17 @@ def _field_line(data: Mapping[str, Any]) -> list[Part]:
     return ["  ", (str(data["field"]), "bold"), f" = {shortened(data['value'])}", (source, "dim")]
 
 
+def _progress_line(data: Mapping[str, Any]) -> list[Part]:
+    return [(f"  {data['delegations_settled']} of {data['delegations']} delegations settled", "dim")]
+
+
 _NEWS = {
     "state": _state_line,
     "decided": _decided_line,
     "delegation": _delegation_line,
     "step": _step_line,
     "field": _field_line,
+    "progress": _progress_line,
 }
 
 
@@ -119,7 +125,7 @@ def write_end(out: Output, task: Task, history: Sequence[HistoryEntry], context_
         (task.task_id, "bold"),
         " ",
         state_part(task.state.value),
-        f" after {duration(_age(task))} and {len(history)} steps",
+        f" after {duration(_age(task))} and {_spent_words(spent_of(task, history))}",
     )
     if task.reason and task.state is not TaskState.COMPLETED:
         out.line(f"  why: {task.reason}")
@@ -153,6 +159,7 @@ def write_task(
         code = f" [{task.reason_code}]" if task.reason_code else ""
         out.line(f"  why: {task.reason}{code}")
     out.line((f"  {'  '.join(_facts(task))}", "dim"))
+    out.line(f"  progress: {progress_words(task, context, history)}")
     before()
     write_fields(out, context)
     if history:
@@ -161,6 +168,28 @@ def write_task(
     for entry in history:
         _write_step(out, entry, details)
     write_advice(out, advice(task, history))
+
+
+def progress_words(task: Task, context: Context, history: Sequence[HistoryEntry]) -> str:
+    """``2 of 3 fields; step 2: waits for 7 of 10 delegations for 4 s; spent: 2 steps, 4 calls``."""
+    found = progress_of(task, context, history)
+    words = [f"{found.fields_known} of {found.fields_required} fields"] if found.fields_required else []
+    if now := doing(task, history):
+        words.append(f"{now} for {duration((datetime.now(UTC) - found.since).total_seconds())}")
+    return "; ".join([*words, f"spent: {_spent_words(found.spent)}"])
+
+
+def _spent_words(spent: Cost) -> str:
+    words = [_count(spent.steps, "step"), _count(spent.delegations, "call")]
+    if spent.tokens:
+        words.append(f"{spent.tokens:,} tokens")
+    if spent.cost:
+        words.append(f"{spent.cost:.4f} USD")
+    return ", ".join(words)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def write_fields(out: Output, context: Context) -> None:
@@ -219,6 +248,7 @@ def show_json(
         "version": context.version,
         "fields": fields_json(context),
         "missing_fields": list(context.missing_fields),
+        "progress": {"doing": doing(task, history), **progress_of(task, context, history).to_json()},
         "steps": [step_json(entry) for entry in history],
         "next": advice_json(advice(task, history)),
     }

@@ -14,6 +14,7 @@ from orchestrator.cli.output import Output, json_text
 from orchestrator.cli.shapes import without_empty
 from orchestrator.cli.task.watch import follow
 from orchestrator.cli.values import parse_amounts, parse_object, parse_pairs, read_bytes, strict_json
+from orchestrator.domain.task import PartialFailure
 
 Kind = Literal["tasks", "events"]
 
@@ -65,6 +66,11 @@ _file = click.option(
 @click.option(
     "--allowed-agent", "allowed_agents", metavar="NAME", multiple=True, help="Use this agent only; repeatable."
 )
+@click.option(
+    "--partial-failure",
+    type=click.Choice([one.value for one in PartialFailure]),
+    help="What a failed call means for its step: all must succeed, of any one suffices, collect tells the planner.",
+)
 @_file
 @click.option("--watch", "watching", is_flag=True, help="Follow the task until it ends.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), help="With --watch: seconds to follow it at most.")
@@ -83,6 +89,7 @@ def submit(
     max_steps: int | None,
     bounds: tuple[str, ...],
     allowed_agents: tuple[str, ...],
+    partial_failure: str | None,
     path: str | None,
     watching: bool,
     timeout: float | None,
@@ -103,6 +110,7 @@ def submit(
             "deadline": _utc(deadline),
             "budget": without_empty({"steps": max_steps, **parse_amounts("--budget", bounds)}),
             "allowed_agents": list(allowed_agents),
+            "partial_failure": partial_failure,
         }
     )
     if path is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 import click
 
@@ -11,7 +10,7 @@ from orchestrator.cli import parts
 from orchestrator.cli.command import Command, pass_output
 from orchestrator.cli.failures import Failure
 from orchestrator.cli.output import Output, duration, iso
-from orchestrator.domain.task import Task, TaskState
+from orchestrator.domain.task import TaskState
 from orchestrator.errors import StoreUnavailable, TaskNotFound
 
 POLL = 0.4
@@ -45,7 +44,7 @@ def watch(out: Output, task_id: str, timeout: float | None, appear: float) -> in
 
     Shows steps, decisions and why, agents, waits and time. Exit code 0 if it completed, 1 if it failed, was
     canceled or did not end within --timeout. With --json one document a line: `state`, `decided`, `delegation`,
-    `step`, `field` and, last, `end`.
+    `step`, `field`, `progress` (of a step with several calls) and, last, `end`.
     """
     return follow(out, task_id, timeout=timeout, appear=appear)
 
@@ -58,7 +57,7 @@ def follow(out: Output, task_id: str, *, timeout: float | None = None, appear: f
         StoreUnavailable: PostgreSQL stayed away.
     """
     from orchestrator.cli.task.news import News, Watching
-    from orchestrator.cli.task.render import news_line, summary
+    from orchestrator.cli.task.render import news_line, progress_words, summary
 
     began = time.monotonic()
     away_since: float | None = None
@@ -77,7 +76,8 @@ def follow(out: Output, task_id: str, *, timeout: float | None = None, appear: f
                 task = store.task(task_id)
                 history = store.history(task_id)
                 updates = store.updates(task_id, watching.last_update)
-                fresh = watching.look(task, store.context(task_id), history, updates)
+                context = store.context(task_id)
+                fresh = watching.look(task, context, history, updates)
                 away_since = None
             except TaskNotFound:
                 if waited >= (appear if timeout is None else min(appear, timeout)):
@@ -100,18 +100,11 @@ def follow(out: Output, task_id: str, *, timeout: float | None = None, appear: f
 
                         write_end(out, task, history, context_row)
                     return 0 if task.state is TaskState.COMPLETED else 1
-                status(_now_doing(task))
+                status(progress_words(task, context, history))
             if timeout is not None and waited >= timeout:
                 out.failure(_unfinished(task_id, timeout))
                 return 1
             time.sleep(POLL)
-
-
-def _now_doing(task: Task) -> str:
-    since = duration((datetime.now(UTC) - task.updated_at).total_seconds())
-    if task.state is TaskState.WAITING and task.waits_for:
-        return f"step {task.next_step} · waiting for {task.waits_for.value} · {since}"
-    return f"step {task.next_step} · {task.state.value} · {since}"
 
 
 def _never_came(task_id: str, waited: float) -> TaskNotFound:
