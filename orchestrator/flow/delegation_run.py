@@ -7,8 +7,9 @@ due time of its own in its row: the others of the step are not woken by it. Whoe
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -52,7 +53,9 @@ class DelegationStore(Protocol):
 
         ``begin`` is asked inside, given the row as it was found: a `Start` marks it ``in_flight`` and counts the
         attempt. Refused where the task is ended, paused, past its deadline or at another step, the delegation has
-        ended, is held back, held by another, or not due.
+        ended, is held back, held by another, or not due. ``owner`` names this claim alone: asked once more with it,
+        the claim is given again (``started`` left open), since its commit may have come through and only the word of it
+        was lost.
         """
 
     def settle_delegation(
@@ -109,7 +112,7 @@ class DelegationRunner:
         """
         if self.stopping():
             return DelegationResult("handed back", "this worker stops", doorbells=(place,))
-        claim = self.store.claim_delegation(self.limits.lease_for, place, self.owner, self._begin)
+        claim = self._claim(place)
         if isinstance(claim, NotClaimed):
             told = {"task_id": place.task_id, "step": place.step, "index": place.index, "why": claim.value}
             log.info("delegation.skipped", extra=told)
@@ -117,6 +120,28 @@ class DelegationRunner:
         with self.leases.hold(claim.lease):
             verdict = self._carry_out(claim)
             return _result(claim, verdict, self._settle(claim, verdict))
+
+    def _claim(self, place: Dispatch) -> DelegationClaim | NotClaimed:
+        """Claim, and ask again where PostgreSQL broke off.
+
+        A claim that nobody knows of leaves a call in flight that was never sent: who cannot be asked would be parked.
+        """
+        owner = f"{self.owner}:{secrets.token_hex(4)}"
+        begun: list[Start | None] = []
+
+        def begin(found: Delegation) -> Start | None:
+            begun.append(self._begin(found))
+            return begun[-1]
+
+        claim = patiently(
+            lambda: self.store.claim_delegation(self.limits.lease_for, place, owner, begin),
+            self.limits.lease_for.total_seconds() / 2,
+        )
+        if isinstance(claim, NotClaimed):
+            return claim
+        # Only what this very claim has marked may be sent by it, also where it had to be asked for twice.
+        deadlines = [start.deadline_at for start in begun if start is not None]
+        return replace(claim, started=claim.delegation.deadline_at in deadlines)
 
     def _begin(self, found: Delegation) -> Start | None:
         """The mark to send it, where that is what comes next. Asked inside the claim's transaction: pure."""

@@ -5,7 +5,6 @@ Its lease is its own, so that many of a step run side by side without the task's
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -148,7 +147,6 @@ class DelegationPart(Transactions):
     ) -> DelegationClaim | NotClaimed:
         """Take the lease of a delegation, and mark it in flight where ``begin`` says that it is to be sent."""
         keys = {"task_id": place.task_id, "step": place.step, "index": place.index}
-        owner = f"{owner}:{secrets.token_hex(4)}"  # of this claim alone, as with tasks
 
         def work(connection: Connection) -> DelegationClaim | NotClaimed:
             task_row = connection.execute(_TASK, keys).mappings().first()
@@ -169,6 +167,9 @@ class DelegationPart(Transactions):
                 )
             if delegation.is_closed:
                 return NotClaimed.ENDED
+            if found["held"] and found["lease_owner"] == owner:
+                lease = Lease(place.task_id, place.step, found["epoch"], owner, delegation.index)
+                return DelegationClaim(lease, task, delegation, started=False)
             if found["held"]:
                 return NotClaimed.HELD
             if not found["due"]:

@@ -75,6 +75,7 @@ TEMPLATES = (
     Template("ship", ("shipment",), 3),
     Template("inspect", ("inspection",), 2),
     Template("wide", ("inspection", "payment", "shipment"), 4),
+    Template("mixed", ("letter", "shipment", "inspection"), 2),
     Template("receipt", ("receipt",), 4),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -56,7 +57,7 @@ def only_look(_delegation: Delegation) -> None:
 
 
 def claim(world: StoreWorld, index: int, lease: timedelta = LEASE) -> DelegationClaim:
-    found = world.store.claim_delegation(lease, Dispatch("t-1", 1, index=index), "w", send)
+    found = world.store.claim_delegation(lease, Dispatch("t-1", 1, index=index), f"w{uuid.uuid4()}", send)
     assert isinstance(found, DelegationClaim), found
     return found
 
@@ -173,6 +174,18 @@ def test_a_retry_by_hand_looks_at_a_parked_one_again(store_world: StoreWorld) ->
     store_world.store.retry("t-1", who="ann", why="now")
     assert not delegation(store_world, 0).parked
     assert indexes(store_world.store.ring_due_delegations(10, STALL)) == [1]
+
+
+def test_a_claim_whose_answer_was_lost_is_given_again_and_counted_once(store_world: StoreWorld) -> None:
+    fan_out(store_world, 2)
+    place = Dispatch("t-1", 1, index=0)
+    first = store_world.store.claim_delegation(LEASE, place, "w:1", send)
+    again = store_world.store.claim_delegation(LEASE, place, "w:1", send)
+    assert isinstance(first, DelegationClaim)
+    assert isinstance(again, DelegationClaim)
+    assert (again.lease, again.delegation) == (first.lease, first.delegation)
+    assert again.delegation.attempts == 1
+    assert store_world.store.claim_delegation(LEASE, place, "w:2", send) is NotClaimed.HELD
 
 
 def test_a_lease_that_ran_out_is_taken_over_and_what_its_holder_knows_late_counts(store_world: StoreWorld) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.delegation import DelegationState
-from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.journal import DelegationClaim, Dispatch
 from orchestrator.domain.message import TaskMessage
 from orchestrator.domain.resolution import Outcome, Resolution
 from orchestrator.domain.task import PartialFailure, TaskState, WaitsFor
+from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.delegation_run import DelegationResult
 from tests.support.agents import job, lost_reply, poll, problem, reply
 from tests.support.stack import wait_for
@@ -69,6 +73,32 @@ def test_a_doubled_message_of_a_delegation_ends_quietly(world: World) -> None:
     again = world.run_delegation(started.doorbells[0])
     assert (again.outcome, again.detail, again.doorbells) == ("skipped", "ended", ())
     assert len(world.agent.ledger().posts("/a")) == 1
+
+
+def test_a_claim_whose_answer_was_lost_is_still_ours_and_its_call_is_sent_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the call would be in flight without anybody who sent it, and a person asked about nothing."""
+    world.add_agent("pay", reply({"pay": 1}))
+    world.submit("pay")
+    world.answers = [call("pay", "pay")]
+    started = world.run_step()
+    transact = world.store.transact
+    cut: list[DelegationClaim] = []
+
+    def cut_off_once(work: Callable[[Connection], Any], **options: Any) -> Any:
+        done = transact(work, **options)
+        if not cut and isinstance(done, DelegationClaim):
+            cut.append(done)
+            raise StoreUnavailable("the connection was cut after the commit")
+        return done
+
+    monkeypatch.setattr(world.store, "transact", cut_off_once)
+    assert [world.run_delegation(bell).outcome for bell in started.doorbells] == ["succeeded", "succeeded"]
+    assert cut
+    assert world.run_step().outcome == "completed"
+    assert [one.attempts for one in world.store.history("t-1")[0].delegations] == [1, 1]
+    assert len(world.agent.ledger().posts("/pay")) == 2
 
 
 def test_retries_and_polls_of_one_do_not_wake_the_others(world: World) -> None:
