@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 Part = str | tuple[str, str]
 """Text, or text with a style such as ``bold`` or ``red``."""
 
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -23,6 +23,14 @@ class EventType:
     """Context field → JSON pointer into ``event_data``; None: every key of ``event_data`` under its own name."""
 
 
+def fields_of(event_type: EventType) -> tuple[str, ...]:
+    """The context fields that an event of this type can fill, as far as its entry says."""
+    if event_type.fills is not None:
+        return tuple(event_type.fills)
+    properties = event_type.schema.get("properties")
+    return tuple(properties) if isinstance(properties, Mapping) else ()
+
+
 def changes_of_event(
     event_type: EventType | None, name: str | None, event_data: Mapping[str, Any], at: datetime
 ) -> tuple[Change, ...]:

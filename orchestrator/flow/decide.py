@@ -6,6 +6,7 @@ bears out) goes back to the planner with the complaint, within a bound.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,14 +14,29 @@ from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.budget import Resource
-from orchestrator.domain.context import Change, Context, Origin, has_value
-from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, FieldRecord, Usage
-from orchestrator.domain.delegation import Delegation, DelegationState
-from orchestrator.domain.journal import HistoryEntry, Tried
+from orchestrator.domain.context import Context, has_value
+from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
+from orchestrator.domain.journal import Tried
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.pointer import PointerError, resolve
 from orchestrator.errors import BadAnswer, BudgetExhausted
+from orchestrator.flow.claims import check_records
 from orchestrator.flow.ports import Planner, PlanRequest
+
+MAX_TASK_CHARS = 4_000
+"""How much of the planner's own words an agent is sent."""
+
+CORRECTED = "corrected"
+"""Key of `Decision.details`: inputs (``agent.input``) for which the planner gave another value than the context has."""
+
+RESERVED_CODES = frozenset(
+    {
+        "agent_unknown", "bad_decision", "canceled", "context_too_large", "deadline_passed",
+        "delegation_limit", "lease_lost",
+        "no_progress", "planner_refused", "planner_unavailable", "poison", "step_limit", "store_unavailable",
+    }
+)  # fmt: skip
+"""Reason codes by which the program itself ends a task: no planner speaks in its name."""
 
 MAX_WAIT_SECONDS = 366 * 24 * 3600.0
 
@@ -91,9 +107,7 @@ def check(decision: Decision, request: PlanRequest) -> Decision:
         case DecisionKind.CALL:
             return _check_calls(decision, request)
         case DecisionKind.RECORD:
-            if not decision.records:
-                raise BadAnswer("record names no field")
-            recorded_changes(decision.records, request.history, datetime.min)
+            check_records(decision.records, request)
         case DecisionKind.FINISH:
             if missing := request.context.missing_fields:
                 raise BadAnswer(f"finish is refused: required fields are still missing: {', '.join(missing)}")
@@ -103,7 +117,7 @@ def check(decision: Decision, request: PlanRequest) -> Decision:
             if not str(decision.details.get("question") or "").strip():
                 raise BadAnswer("ask_human needs a question")
         case DecisionKind.FAIL:
-            pass
+            return _with_own_code(decision)
     return decision
 
 
@@ -119,14 +133,26 @@ def _check_calls(decision: Decision, request: PlanRequest) -> Decision:
     if len(decision.calls) > request.max_calls:
         raise BadAnswer(f"{len(decision.calls)} calls in one answer are too many; at most {request.max_calls}")
     agents = {agent.name: agent for agent in request.agents}
-    return replace(decision, calls=tuple(_check_call(call, agents, request.context) for call in decision.calls))
+    calls: list[AgentCall] = []
+    corrected: list[str] = []
+    for call in decision.calls:
+        checked, inputs = _check_call(call, agents, request.context)
+        corrected += [f"{call.agent}.{name}" for name in inputs]
+        # Calls that differ only in what the context decides are one call: it would act twice.
+        if not any((checked.agent, checked.arguments) == (other.agent, other.arguments) for other in calls):
+            calls.append(checked)
+    details = {**decision.details, CORRECTED: corrected} if corrected else decision.details
+    return replace(decision, calls=tuple(calls), details=details)
 
 
-def _check_call(call: AgentCall, agents: Mapping[str, AgentSpec], context: Context) -> AgentCall:
+def _check_call(call: AgentCall, agents: Mapping[str, AgentSpec], context: Context) -> tuple[AgentCall, list[str]]:
+    """The call with each input of ``requires`` as the context has it; and which the planner gave otherwise."""
     agent = agents.get(call.agent)
     if agent is None:
-        raise BadAnswer(f"there is no agent {call.agent!r} for this task; there are: {', '.join(agents) or 'none'}")
+        there = ", ".join(agents) or "none"
+        raise BadAnswer(f"there is no agent {call.agent[:200]!r} for this task; there are: {there}")
     arguments = dict(call.arguments)
+    corrected = []
     for name, pointer in agent.requires.items():
         try:
             known = resolve(context.collected_data, pointer)
@@ -134,10 +160,12 @@ def _check_call(call: AgentCall, agents: Mapping[str, AgentSpec], context: Conte
             known = None
         if not has_value(known):
             raise BadAnswer(f"{agent.name} needs {pointer.lstrip('/')!r}, which is not known yet: get it first")
-        arguments.setdefault(name, known)
+        if name in arguments and arguments[name] != known:
+            corrected.append(name)
+        arguments[name] = known
     if problem := schema_problem(agent.input_schema, arguments):
         raise BadAnswer(f"arguments of {agent.name} do not fit its input_schema: {problem}")
-    return replace(call, arguments=arguments)
+    return replace(call, arguments=arguments, task=call.task[:MAX_TASK_CHARS]), corrected
 
 
 def _check_wait(details: Mapping[str, Any], request: PlanRequest) -> None:
@@ -150,98 +178,10 @@ def _check_wait(details: Mapping[str, Any], request: PlanRequest) -> None:
         raise BadAnswer(f"timeout_seconds must lie between 0 and {MAX_WAIT_SECONDS:.0f}")
 
 
-# -- record: fields from replies already there, proved against them --
-
-
-def recorded_changes(
-    records: Sequence[FieldRecord], history: Sequence[HistoryEntry], at: datetime
-) -> tuple[Change, ...]:
-    """The context changes that ``record`` asks for, each checked against the reply it names.
-
-    Raises:
-        BadAnswer: a reference, pointer or quote that the recorded reply does not bear out.
-    """
-    replies = {
-        delegation.ref: delegation
-        for entry in history
-        if not entry.step.superseded
-        for delegation in entry.delegations
-        if delegation.state is DelegationState.SUCCEEDED
-    }
-    return tuple(_recorded_change(record, replies, at) for record in records)
-
-
-def _recorded_change(record: FieldRecord, replies: Mapping[str, Delegation], at: datetime) -> Change:
-    delegation = replies.get(record.delegation)
-    if delegation is None:
-        there = ", ".join(replies) or "none"
-        raise BadAnswer(
-            f"record {record.field!r}: no reply has the reference {record.delegation!r}; there are: {there}"
-        )
-    if not 1 <= len(record.field) <= 200:
-        raise BadAnswer("record needs a field name of 1 to 200 characters")
-    if record.pointer is not None:
-        try:
-            value = resolve(delegation.reply, record.pointer)
-        except PointerError as error:
-            raise BadAnswer(f"record {record.field!r}: in reply {record.delegation} is {error}") from error
-        if not has_value(value):
-            raise BadAnswer(f"record {record.field!r}: the value at {record.pointer!r} of {record.delegation} is empty")
-    else:
-        value = _quoted_value(record, delegation)
-    origin = Origin(
-        *delegation.told_by,
-        at,
-        step=delegation.step,
-        delegation=delegation.key,
-        pointer=record.pointer,
-        quote=record.quote if record.pointer is None else None,
-    )
-    return Change(record.field, value, origin)
-
-
-def _quoted_value(record: FieldRecord, delegation: Delegation) -> Any:
-    """The extracted value, if the quoted passage stands in the reply and holds the value word for word."""
-    quote = (record.quote or "").strip()
-    text = _as_text(record.value)
-    if not quote or text is None:
-        raise BadAnswer(f"record {record.field!r} needs a pointer, or a plain value with the passage quoted")
-    passages = [_squeeze(passage) for passage in _texts(delegation.reply)]
-    if not any(_squeeze(quote) in passage for passage in passages):
-        raise BadAnswer(f"record {record.field!r}: the passage quoted does not stand in reply {record.delegation}")
-    if not _holds(_squeeze(quote), _squeeze(text)):
-        raise BadAnswer(f"record {record.field!r}: the value {text!r} does not stand in the passage quoted")
-    return record.value
-
-
-def _as_text(value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    return str(value).strip() or None
-
-
-def _squeeze(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _holds(quote: str, value: str) -> bool:
-    """Whether ``value`` stands in ``quote`` as a whole: ``12`` is not in ``4123``."""
-    start = quote.find(value)
-    while start >= 0:
-        before, after = quote[:start][-1:], quote[start + len(value) :][:1]
-        cut_before = before.isalnum() and value[0].isalnum()
-        cut_after = after.isalnum() and value[-1].isalnum()
-        if not cut_before and not cut_after:
-            return True
-        start = quote.find(value, start + 1)
-    return False
-
-
-def _texts(value: Any) -> list[str]:
-    """Every text and number in a JSON value, keys left out."""
-    if isinstance(value, dict):
-        return [text for item in value.values() for text in _texts(item)]
-    if isinstance(value, list):
-        return [text for item in value for text in _texts(item)]
-    text = _as_text(value)
-    return [] if text is None else [text]
+def _with_own_code(decision: Decision) -> Decision:
+    """A failure under a short name that is the planner's own; without one where it has none."""
+    code = re.sub(r"[^A-Za-z0-9_.-]+", "_", str(decision.details.get("code") or "")).strip("_")[:64]
+    details = {name: value for name, value in decision.details.items() if name != "code"}
+    if code and code not in RESERVED_CODES and not code.startswith("budget"):
+        details["code"] = code
+    return replace(decision, details=details)

@@ -30,7 +30,7 @@ class StepExplained:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class Costs:
     """What the choices of several steps cost together."""
 
     decisions: int
@@ -45,7 +45,7 @@ class Spent:
     seconds: float
 
     @classmethod
-    def of(cls, usages: Sequence[Usage]) -> Spent:
+    def of(cls, usages: Sequence[Usage]) -> Costs:
         """The sum."""
         costs = [usage.cost for usage in usages if usage.cost is not None]
         return cls(
@@ -67,7 +67,7 @@ class Explanation:
     context: Context
     """What it knows now."""
     steps: Sequence[StepExplained]
-    spent: Spent
+    spent: Costs
 
 
 def explain(past: Past) -> Explanation:
@@ -80,7 +80,7 @@ def explain(past: Past) -> Explanation:
         steps.append(StepExplained(entry, question, news, past.learned(entry)))
         before = question.request.context
     usages = [entry.step.decision.usage for entry in past.history if entry.step.decision is not None]
-    return Explanation(past.task, past.now, steps, Spent.of(usages))
+    return Explanation(past.task, past.now, steps, Costs.of(usages))
 
 
 def _news(before: Context, context: Context) -> list[Change]:

@@ -27,7 +27,8 @@ from orchestrator.domain.task import WaitsFor
 from orchestrator.errors import BadAnswer, BudgetExhausted, LeaseLost, NoRoute, PlannerRefused, PlannerUnavailable
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.carry_out import begin_calls, carry_out
-from orchestrator.flow.decide import decide, in_vain, recorded_changes
+from orchestrator.flow.claims import recorded_changes
+from orchestrator.flow.decide import decide, in_vain
 from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, PlanRequest, StepStore
 from orchestrator.flow.progress import no_progress, same_again, used_up
 from orchestrator.flow.purse import TurnPurse

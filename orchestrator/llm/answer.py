@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.errors import BadAnswer, PlannerRefused
+from orchestrator.llm.data_text import visible
 from orchestrator.llm.tools import CONTROL_TOOLS, Toolbox
 
 _REASON_CHARS = 2_000
@@ -154,5 +155,5 @@ def _field_record(item: Mapping[str, Any]) -> FieldRecord:
 
 def _reason(answer: Answer) -> str:
     reasons = [call.arguments.get("reason") for call in answer.calls]
-    said = list(dict.fromkeys(text.strip() for text in reasons if isinstance(text, str) and text.strip()))
-    return (" ".join(said) or answer.text.strip() or "The model gave no reason.")[:_REASON_CHARS]
+    said = list(dict.fromkeys(visible(text).strip() for text in reasons if isinstance(text, str) and text.strip()))
+    return (" ".join(said) or visible(answer.text).strip() or "The model gave no reason.")[:_REASON_CHARS]

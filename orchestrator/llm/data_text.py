@@ -14,8 +14,21 @@ from typing import Any
 _LIMITS = ((20_000, 400), (5_000, 150), (1_500, 60), (400, 25), (120, 10), (40, 4))
 """How long a text and how many items may be, tried in turn until a section fits."""
 
-_UNSAFE = re.compile("[<>&\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]")
-"""Delimiters, and characters that hide or reorder text."""
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""Characters that hide or reorder text: as the inside of a character class."""
+
+_LOOK_ALIKE = (
+    "\u02c2\u02c3\u1433\u1438\u2039\u203a\u2329\u232a\u276c-\u2771\u27e8\u27e9\u3008\u3009"
+    "\ufe60\ufe64\ufe65\uff06\uff1c\uff1e"
+)
+"""What passes for a delimiter in a reader's eyes."""
+
+_UNSAFE = re.compile(f"[<>&\x7f-\x9f\ud800-\udfff{INVISIBLE}{_LOOK_ALIKE}]")
+
+_HIDING = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{INVISIBLE}]")
 
 
 def section(name: str, value: Any, room: int) -> str:
@@ -67,6 +80,11 @@ def _shorten(value: Any, characters: int, items: int) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool) and len(str(value)) > characters:
         return cut(str(value), characters)
     return value
+
+
+def visible(text: str) -> str:
+    """The text without characters that hide or reorder what is read."""
+    return _HIDING.sub("", text)
 
 
 def cut(text: str, characters: int) -> str:

@@ -11,13 +11,13 @@ Raise `PROMPT_VERSION` with every change of wording: it is kept with each decisi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.domain.context import Origin
 from orchestrator.domain.delegation import Delegation
-from orchestrator.domain.event_type import EventType
+from orchestrator.domain.event_type import EventType, fields_of
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.flow.ports import PlanRequest
 from orchestrator.llm.data_text import fit, section, wrap
@@ -133,10 +133,7 @@ def _event_types(event_types: Sequence[EventType]) -> list[dict[str, Any]]:
 
 def fills_of(kind: EventType) -> list[str]:
     """The fields that an event of this type can fill, as far as its entry says."""
-    if kind.fills is not None:
-        return list(kind.fills)
-    properties = kind.schema.get("properties")
-    return list(properties) if isinstance(properties, Mapping) else []
+    return list(fields_of(kind))
 
 
 def _history(history: Sequence[HistoryEntry]) -> str:

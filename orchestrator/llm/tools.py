@@ -2,7 +2,7 @@
 
 An agent's tool takes ``reason``, ``task`` (what the agent is to do, in words) and ``input``, which has the agent's own
 ``input_schema``. Keeping that schema whole under ``input`` lets an agent have inputs called ``task`` or ``reason``,
-and any schema at all at its top.
+and any schema at all at its top. What an entry says in words stands in it as data, quoted and cut.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
+from orchestrator.llm.data_text import as_json, cut, fit
+from orchestrator.llm.schema_text import shown_schema
 
 _VALID_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _DESCRIPTION_CHARS = 1_000
 """Providers refuse longer descriptions of a tool (OpenAI: 1,024)."""
+_NAME_CHARS = 100
+_AS_DATA = "An agent. What its entry says: <data>{}</data>"
 
 _REASON = {"type": "string", "description": "Why this, and why now: one or two sentences for people."}
 
@@ -146,27 +150,28 @@ def _definition(name: str, description: str, parameters: Mapping[str, Any]) -> d
 
 
 def _description(tool: str, agent: AgentSpec) -> str:
-    facts = []
-    if agent.name != tool:
-        facts.append(f"Agent {agent.name}.")
-    if agent.provides:
-        facts.append(f"Provides: {', '.join(agent.provides)}.")
-    if agent.requires:
-        needs = (
-            name if pointer.lstrip("/") == name else f"{name} (from {pointer.lstrip('/')})"
-            for name, pointer in agent.requires.items()
-        )
-        facts.append(f"Needs: {', '.join(needs)}.")
-    tail = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", " ".join(facts))[: _DESCRIPTION_CHARS // 2]
-    text = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", agent.description).split())
-    room = _DESCRIPTION_CHARS - len(tail) - 2
-    if len(text) > room:
-        text = text[:room] + "…"
-    return f"{text} {tail}".strip()
+    """The agent's entry as data, cut until it fits; what it provides and needs outlasts its description."""
+    entry: dict[str, Any] = {} if agent.name == tool else {"agent": cut(agent.name, _NAME_CHARS)}
+    description = " ".join(agent.description.split())
+    entry["description"] = description
+    entry["provides"] = list(agent.provides)
+    entry["needs"] = [
+        name if pointer.lstrip("/") == name else f"{name} (from {pointer.lstrip('/')})"
+        for name, pointer in agent.requires.items()
+    ]
+    entry = {key: value for key, value in entry.items() if value or key == "agent"}
+    facts = as_json({key: value for key, value in entry.items() if key != "description"})
+    if len(facts) > _DESCRIPTION_CHARS // 2:
+        entry |= {key: fit(entry[key], _DESCRIPTION_CHARS // 6) for key in ("provides", "needs") if key in entry}
+    kept = len(description)
+    while len(text := _AS_DATA.format(as_json(entry))) > _DESCRIPTION_CHARS and kept > 0:
+        kept = max(0, kept - max(1, (len(text) - _DESCRIPTION_CHARS) // 2))
+        entry["description"] = f"{description[:kept]}…"
+    return text
 
 
 def _parameters(agent: AgentSpec) -> dict[str, Any]:
-    schema = dict(agent.input_schema)
+    schema = shown_schema(agent.input_schema)
     parameters = _object(
         {
             "reason": _REASON,
@@ -178,8 +183,6 @@ def _parameters(agent: AgentSpec) -> dict[str, Any]:
     for shared in ("$defs", "definitions"):
         if shared in schema:
             parameters[shared] = schema.pop(shared)
-    for about in ("$schema", "$id"):
-        schema.pop(about, None)
     parameters["properties"]["input"] = _moved(schema)
     return parameters
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agents import HttpAgentClient
+from orchestrator.agents import EventTypeRegistry, HttpAgentClient
 from orchestrator.domain.agent import AgentSpec, AgentTimeout
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
 from orchestrator.domain.event_type import EventType
@@ -18,7 +18,7 @@ from orchestrator.domain.message import Message, Record, TaskMessage
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.flow.delegation_run import DelegationResult, DelegationRunner
-from orchestrator.flow.ports import PlanRequest, Received, Taken
+from orchestrator.flow.ports import Planner, PlanRequest, Received, Taken
 from orchestrator.flow.step import StepLimits, StepResult, StepRunner
 from orchestrator.store import PostgresStore, make_engine
 from tests.support.agents import ScriptedAgent
@@ -43,6 +43,9 @@ class World:
         self.asked: list[PlanRequest] = []
         self.limits = StepLimits(planner_retry=RetryPolicy(3, 0.01, 0.02))
         self.client = HttpAgentClient(concurrency=4)
+        self.planner: Planner = self
+        """Who decides; the test itself unless it puts another in."""
+        self.event_types: dict[str, EventType] = {}
         self._offset = 0
 
     # -- the ports that the test plays itself
@@ -108,19 +111,11 @@ class World:
 
     def run_step(self, step: int = 1, task_id: str = "t-1") -> StepResult:
         """Run a step alone."""
-
-        class NoEventTypes:
-            def get(self, _name: str | None) -> EventType | None:
-                return None
-
-            def all(self) -> Sequence[EventType]:
-                return []
-
         runner = StepRunner(
             store=self.store,
-            planner=self,
+            planner=self.planner,
             agents=self,
-            event_types=NoEventTypes(),
+            event_types=EventTypeRegistry(list(self.event_types.values())),
             client=self.client,
             leases=self,
             owner="test",

@@ -15,7 +15,8 @@ from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Fiel
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import HistoryEntry, Step, StepState
 from orchestrator.errors import BadAnswer
-from orchestrator.flow.decide import check, decide, recorded_changes
+from orchestrator.flow.claims import recorded_changes
+from orchestrator.flow.decide import check, decide
 from orchestrator.flow.ports import PlanRequest
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -152,3 +153,40 @@ def test_bad_answers_are_paid_for_too() -> None:
     good = replace(call(), usage=Usage("test", tokens_in=120, tokens_out=7, seconds=2.0))
     decision = decide(Answers(error, good), request({"legal_name": "A"}), bad_answers=3)
     assert decision.usage == Usage("test", tokens_in=220, tokens_out=12, seconds=3.0, answers=2)
+
+
+@pytest.mark.parametrize(
+    ("value", "quote", "holds"),
+    [
+        (12, "we found 12.", True),
+        (12, "a share of 12%", True),
+        (12, "12.5", False),
+        (12, "1,12", False),
+        (1, "1,000 EUR", False),
+        (700, "-700", False),
+        (-700, "-700", True),
+        (10, "5-10", True),
+        ("712", "INV-712", True),
+        ("Cafe", "Cafe\u0301", False),
+        (12, "12\u200b34", False),
+        ("AG", "(AG)", True),
+        ("AG", "AGs", False),
+    ],
+)
+def test_a_quoted_value_stands_as_a_whole(value: Any, quote: str, holds: bool) -> None:
+    record = FieldRecord("score", "1.0", value=value, quote=quote)
+    if holds:
+        assert recorded_changes([record], [replied({"text": quote})], NOW)[0].value == value
+    else:
+        with pytest.raises(BadAnswer, match="does not stand in the passage"):
+            recorded_changes([record], [replied({"text": quote})], NOW)
+
+
+@pytest.mark.parametrize(
+    ("code", "kept"),
+    [("supplier_unknown", "supplier_unknown"), ("supplier unknown!", "supplier_unknown"), ("poison", None),
+     ("budget_tokens", None), ("", None), ("x" * 200, "x" * 64), ("no_route", "no_route")],
+)  # fmt: skip
+def test_a_planner_that_gives_up_speaks_for_itself_only(code: str, kept: str | None) -> None:
+    decision = check(Decision(DecisionKind.FAIL, "no way", USAGE, details={"code": code}), request())
+    assert decision.details.get("code") == kept

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -15,6 +17,13 @@ def agent(name: str, **parts: object) -> AgentSpec:
     return AgentSpec(name, str(parts.pop("description", f"Does {name}.")), "http://a.test/", **parts)  # type: ignore[arg-type]  # the parts are named in each test
 
 
+def entry_of(description: str) -> dict[str, Any]:
+    """What a tool's description says as data."""
+    assert description.count("<data>") == description.count("</data>") == 1
+    entry: dict[str, Any] = json.loads(description.partition("<data>")[2].removesuffix("</data>"))
+    return entry
+
+
 def test_an_agent_becomes_a_tool_with_its_schema_and_what_it_provides_and_needs() -> None:
     schema = {"type": "object", "properties": {"number": {"type": "string"}}, "required": ["number"]}
     spec = agent(
@@ -25,9 +34,11 @@ def test_an_agent_becomes_a_tool_with_its_schema_and_what_it_provides_and_needs(
     )
     function = Toolbox.of([spec]).definitions()[0]["function"]
     assert function["name"] == "credit_score"
-    assert function["description"] == (
-        "Does credit_score. Provides: credit_score, risk. Needs: number (from registration_number)."
-    )
+    assert entry_of(function["description"]) == {
+        "description": "Does credit_score.",
+        "provides": ["credit_score", "risk"],
+        "needs": ["number (from registration_number)"],
+    }
     assert function["parameters"]["properties"]["input"] == schema
     assert function["parameters"]["required"] == ["reason", "task", "input"]
 
@@ -46,7 +57,7 @@ def test_names_that_are_no_tool_names_are_mapped_and_found_again(name: str) -> N
     assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", tool)
     assert tool not in CONTROL_TOOLS
     assert Toolbox.of([agent(name)]).agents.keys() == {tool}, "the same name each time"
-    assert f"Agent {name}." in box.definitions()[1]["function"]["description"]
+    assert entry_of(box.definitions()[1]["function"]["description"])["agent"] == name
 
 
 def test_names_that_look_alike_once_mapped_stay_apart() -> None:
@@ -64,7 +75,9 @@ def test_long_descriptions_are_cut_and_keep_what_the_agent_provides() -> None:
     spec = agent("a", description="word\n\x00 " * 2000, provides={"score": "/score"})
     description = Toolbox.of([spec]).definitions()[0]["function"]["description"]
     assert len(description) <= 1_024
-    assert description.endswith("… Provides: score.")
+    assert entry_of(description)["provides"] == ["score"]
+    assert entry_of(description)["description"].startswith("word \x00 word")
+    assert entry_of(description)["description"].endswith("…")
     assert "\n" not in description
     assert "\x00" not in description
 

@@ -12,7 +12,8 @@ from orchestrator.domain.context import Change, has_value
 from orchestrator.domain.decision import Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.task import TaskState
-from orchestrator.flow.explain import Explanation, Spent, StepExplained
+from orchestrator.flow.decide import CORRECTED
+from orchestrator.flow.explain import Costs, Explanation, StepExplained
 
 Prompts = Mapping[int, Mapping[str, Any]]
 """Step number → the question as a model reads it."""
@@ -41,7 +42,7 @@ def write_explanation(
             _write_prompt(out, one, prompt)
 
 
-def spent_words(spent: Spent) -> str:
+def spent_words(spent: Costs) -> str:
     """`3 decisions, 3 answers, 3,060 tokens in, 140 out, 0.0012 USD, in 4.1 s`."""
     if not spent.decisions:
         return "no decision was made"
@@ -83,6 +84,8 @@ def _write_step(out: Output, one: StepExplained, length: int, *, everything: boo
     if decision is not None:
         _fact(out, "Choice", choice_words(decision, length))
         _fact(out, "Why", decision.reason)
+        if corrected := decision.details.get(CORRECTED):
+            _fact(out, "Was corrected", f"{', '.join(corrected)}: the planner gave another value than what is known")
         _fact(out, "Chosen by", usage_words(decision.usage))
     for delegation in one.entry.delegations:
         _fact(out, "Came back", _came_back(delegation, length))
@@ -237,7 +240,7 @@ def explanation_json(explanation: Explanation, steps: Sequence[StepExplained], p
     }
 
 
-def spent_json(spent: Spent) -> dict[str, Any]:
+def spent_json(spent: Costs) -> dict[str, Any]:
     """What decisions cost together."""
     return {
         "decisions": spent.decisions,
