@@ -1,7 +1,9 @@
 """``python -m bridge``: read Kafka, feed Celery, publish updates, until SIGTERM or Ctrl-C.
 
-Exit codes: 0 stopped as asked; 1 a defect of ours, with its traceback in the log; 2 settings, files, database or
-credentials are wrong; 3 too many bad records in a row.
+``python -m bridge rewind`` has records read again (`bridge.rewind`).
+
+Exit codes of the bridge itself: 0 stopped as asked; 1 a defect of ours, with its traceback in the log; 2 settings,
+files, database or credentials are wrong; 3 too many bad records in a row.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 import kafka
@@ -30,8 +33,10 @@ log = logging.getLogger("bridge")
 STOPPED, WRONG_CONFIGURATION, FLOOD = 0, 2, 3
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Build, run, and give the exit code."""
+    if arguments:
+        return _other_command(arguments)
     try:
         settings = get_settings()
         logs.configure(settings)
@@ -45,6 +50,15 @@ def main() -> int:
         return _complain(error, FLOOD)
     log.info("bridge.stopped")
     return STOPPED
+
+
+def _other_command(arguments: Sequence[str]) -> int:
+    if arguments[0] != "rewind":
+        sys.stderr.write("usage: python -m bridge, or python -m bridge rewind --help\n")
+        return 0 if arguments[0] in ("-h", "--help") else WRONG_CONFIGURATION
+    from bridge.rewind import main as rewind
+
+    return rewind(arguments[1:])
 
 
 def _run(settings: Settings, parts: BridgeParts, stop: threading.Event) -> None:
@@ -118,4 +132,4 @@ def _complain(error: OrchestratorError, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -67,6 +67,6 @@ def _flood(last: Received, limit: int) -> TooManyBadRecords:
         f"up to offset {record.offset}; the last one is {why}",
         hint="They are set aside (`orchestrator dead-letter list`) and nothing after them was read. Find out who "
         "produces them, or whether KAFKA_TOPIC_… names the wrong topic; then start the bridge again, it goes on after "
-        "them. To pass over more of them, move the group's offset while no bridge runs "
-        "(`kafka-consumer-groups --reset-offsets`): an offset set by hand is obeyed.",
+        "them. To pass over more of them, stop all bridges and say "
+        "`python -m bridge rewind --skip --topic … --partition … --to-offset …`.",
     )

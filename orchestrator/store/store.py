@@ -11,6 +11,7 @@ from orchestrator.store.control import ControlPart
 from orchestrator.store.dead_letters import DeadLetterPart
 from orchestrator.store.intake import IntakePart
 from orchestrator.store.offers import OfferPart
+from orchestrator.store.offsets import OffsetsPart
 from orchestrator.store.outbox import OutboxPart
 from orchestrator.store.read import ReadPart
 from orchestrator.store.resolve import ResolvePart
@@ -25,6 +26,7 @@ class PostgresStore(
     OutboxPart,
     ControlPart,
     ResolvePart,
+    OffsetsPart,
     ReadPart,
     OfferPart,
     DeadLetterPart,
