@@ -40,6 +40,7 @@ task_routes = {
     _names.DELEGATE: {"queue": _names.DELEGATIONS_QUEUE},
     # Urgent whatever waits: without sweeps nothing ages and nothing lost is found.
     _names.RETRY: {"queue": _names.CONTROL_QUEUE, "priority": 0},
+    _names.ANSWER: {"queue": _names.CONTROL_QUEUE, "priority": 0},
     _names.SWEEP: {"queue": _names.CONTROL_QUEUE, "priority": 0},
 }
 task_create_missing_queues = False  # a misspelt queue is an error, not a place where steps vanish

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from bridge import strict_json
 from bridge.strict_json import Unkeepable
 from orchestrator import schemas
+from orchestrator.domain.event_type import ANSWER
 from orchestrator.domain.ids import task_id_problem
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.message import DEFAULT_PRIORITY, EventMessage, Message, Record, TaskMessage
@@ -106,6 +107,8 @@ class Decoder:
     def _event(self, record: Record, body: dict[str, Any]) -> EventMessage:
         given = _checked("event", body)
         event_type, event_data = given.get("event_type"), given.get("event_data", {})
+        if event_type == ANSWER and (wrong := schemas.problem("task-answer", body)):
+            raise Unkeepable("wrong_shape", wrong)
         listed = self.event_types.get(event_type)
         if listed is not None and (problem := schema_problem(listed.schema, event_data)):
             raise Unkeepable("event_schema", f"event_data is not what {event_type} holds: {problem}")

@@ -25,6 +25,7 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     │   ├── BudgetExhausted         what is left of a task's budget does not cover the next call
     │   ├── NoRoute                 the rules planner sees no agent or event that leads to a required field
     │   ├── TaskNotFound            no task has this id
+    │   ├── AnswerRefused           a person's answer does not fit the question, which stays open
     │   ├── DeadLetterNotFound      no dead letter has this id
     │   └── NotAllowed              what a person asked for does not fit the task's state
     ├── LeaseLost                   another worker took the task over; nothing of ours was written
@@ -216,6 +217,12 @@ class NotAllowed(PermanentError):
     """What was asked does not fit the task's present state; the message names both."""
 
     code = "not_allowed"
+
+
+class AnswerRefused(PermanentError):
+    """Nothing is asked, or the answer does not fit what is; the question stays as it was."""
+
+    code = "answer_refused"
 
 
 class LeaseLost(OrchestratorError):

@@ -21,6 +21,7 @@ from orchestrator.domain.budget import Budget
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import PartialFailure
 from orchestrator.errors import StoreUnavailable
+from orchestrator.flow.answer import Answers
 from orchestrator.flow.control import Control
 from orchestrator.flow.delegation_run import DelegationRunner
 from orchestrator.flow.ports import Planner
@@ -82,6 +83,11 @@ def build_control(settings: Settings, store: PostgresStore) -> Control:
 def build_resolver(settings: Settings, store: PostgresStore) -> Resolver:
     """A person's word on delegations whose outcome is unknown. Raises `RegistryError`."""
     return Resolver(store, build_dispatcher(settings), build_agents(settings))
+
+
+def build_answers(settings: Settings, store: PostgresStore) -> Answers:
+    """What people answer to tasks."""
+    return Answers(store, build_dispatcher(settings))
 
 
 def broker_info(settings: Settings) -> Mapping[str, Any]:
@@ -185,6 +191,7 @@ class WorkerParts:
     sweep: Sweep
     control: Control
     drain: Drain
+    answers: Answers
 
     def close(self) -> None:
         """Close connections and end the heartbeat."""
@@ -278,6 +285,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         sweep=sweep,
         control=build_control(settings, store),
         drain=drain,
+        answers=build_answers(settings, store),
     )
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from orchestrator.agents.entry import Places, Schema
 from orchestrator.agents.yaml_file import FileProblem, name_of, read_entries, report, validate
-from orchestrator.domain.event_type import EventType
+from orchestrator.domain.event_type import RESERVED, EventType
+from orchestrator.domain.wait import MAX_WAIT_SECONDS, match_problem
 from orchestrator.errors import EventTypesError
 
 _HINT = "Mend it, then `orchestrator doctor`; docs/adding-an-event-type.md has every key."
+
+
+Seconds = Annotated[float, Field(gt=0, le=MAX_WAIT_SECONDS)]
 
 
 class EventEntry(BaseModel):
@@ -24,10 +29,35 @@ class EventEntry(BaseModel):
     description: str = Field("", max_length=4000)
     event_schema: Schema = Field(default_factory=lambda: {"type": "object"}, alias="schema")
     fills: Places | None = None
+    match: dict[str, str] = Field(default_factory=dict)
+    timeout: Seconds | None = None
+    on_timeout: Literal["ask", "fail", "go_on"] | None = None
+    timeout_code: str | None = Field(None, min_length=1, max_length=100)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EventEntry:
+        if self.name in RESERVED:
+            raise ValueError(f"{self.name!r} is a type of the engine's own; choose another name")
+        if self.timeout is None and (self.on_timeout is not None or self.timeout_code is not None):
+            raise ValueError("on_timeout and timeout_code go with timeout")
+        if self.timeout_code is not None and self.on_timeout != "fail":
+            raise ValueError("timeout_code goes with on_timeout: fail")
+        if problem := match_problem(self.match, self.event_type()):
+            raise ValueError(problem)
+        return self
 
     def event_type(self) -> EventType:
         """The entry as the flow knows it."""
-        return EventType(self.name, self.description.strip(), self.event_schema, self.fills)
+        return EventType(
+            self.name,
+            self.description.strip(),
+            self.event_schema,
+            self.fills,
+            self.match,
+            self.timeout,
+            self.on_timeout,
+            self.timeout_code,
+        )
 
 
 class EventTypeRegistry:

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from orchestrator.domain.agent import AgentSpec
     from orchestrator.domain.budget import Budget
     from orchestrator.domain.event_type import EventType
+    from orchestrator.flow.answer import Answers
     from orchestrator.flow.control import Control
     from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore
+    from orchestrator.flow.question_port import QuestionStore
     from orchestrator.flow.resolve import Resolver
     from orchestrator.flow.sweep import SweepStore
     from orchestrator.kafka.health import BridgeGroup
@@ -123,6 +125,24 @@ def agent_output(raw: bytes) -> Any:
         return parse(raw)
     except BadReply as error:
         raise Misuse(f"the reply is no JSON that can be kept: {error}") from error
+
+
+@contextmanager
+def answers() -> Iterator[Answers]:
+    """Answering what tasks ask: PostgreSQL and, for the doorbell, Celery's broker."""
+    from orchestrator import wiring
+
+    with wiring.closing_store(settings()) as found:
+        yield wiring.build_answers(settings(), found)
+
+
+@contextmanager
+def question_store() -> Iterator[QuestionStore]:
+    """PostgreSQL, for what tasks ask people."""
+    from orchestrator import wiring
+
+    with wiring.closing_store(settings()) as found:
+        yield found
 
 
 @contextmanager

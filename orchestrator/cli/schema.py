@@ -9,7 +9,7 @@ import click
 from orchestrator.cli.command import Command, Group, pass_output
 from orchestrator.cli.output import Output
 
-NAMES = ("task", "event", "task-update", "dead-letter")
+NAMES = ("task", "event", "task-answer", "task-update", "dead-letter")
 
 
 @click.group(cls=Group)
@@ -20,7 +20,7 @@ def schema() -> None:
 @schema.command("list", examples=["schema list"])
 @pass_output
 def list_schemas(out: Output) -> None:
-    """List the schemas, one for each topic."""
+    """List the schemas, one for each kind of message."""
     from orchestrator.schemas import ENVELOPES, SCHEMA_VERSION, schema
 
     rows = [(name, SCHEMA_VERSION, schema(name)) for name in ENVELOPES]

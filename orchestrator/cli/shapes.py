@@ -9,7 +9,9 @@ from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import HistoryEntry, Step
+from orchestrator.domain.question import Question
 from orchestrator.domain.task import Task
+from orchestrator.flow.question_port import OpenQuestion
 
 
 def task_json(task: Task) -> dict[str, Any]:
@@ -104,6 +106,40 @@ def delegation_json(delegation: Delegation) -> dict[str, Any]:
     }
 
 
+def question_json(one: OpenQuestion) -> dict[str, Any]:
+    """What waits for a person, with the call that it is about where it is about one."""
+    return {
+        "task_id": one.task_id,
+        "task_description": one.description,
+        **_question_json(one.question),
+        "agent": one.agent,
+        "arguments": None if one.arguments is None else dict(one.arguments),
+    }
+
+
+def _question_json(question: Question) -> dict[str, Any]:
+    return {
+        "question": question.ref,
+        "kind": question.kind.value,
+        "text": question.text,
+        "choices": list(question.choices),
+        "schema": None if question.schema is None else dict(question.schema),
+        "fields": list(question.all_fields()),
+        "who": question.who,
+        "state": question.state.value,
+        "asked_at": question.asked_at,
+        "timeout_at": question.timeout_at,
+        "on_timeout": question.on_timeout.value,
+        "escalate_to": question.escalate_to,
+        "escalate_at": question.escalate_at,
+        "escalated_at": question.escalated_at,
+        "answer": question.answer,
+        "answered_by": question.answered_by,
+        "why": question.why,
+        "answered_at": question.answered_at,
+    }
+
+
 def step_json(entry: HistoryEntry) -> dict[str, Any]:
     """One step: decision, why, what it cost, and its delegations."""
     step, decision = entry.step, entry.step.decision
@@ -135,6 +171,10 @@ def step_json(entry: HistoryEntry) -> dict[str, Any]:
         "error_code": step.error_code,
         "error": step.error,
         "delegations": [delegation_json(delegation) for delegation in entry.delegations],
+        "questions": [_question_json(question) for question in entry.questions],
+        "ended_by_event": None
+        if entry.ended_by is None
+        else {"event_type": entry.ended_by.event_type, "received_at": entry.ended_by.received_at},
     }
 
 

@@ -137,12 +137,13 @@ def event_type_to_json(event_type: EventType) -> dict[str, Any]:
         "description": event_type.description,
         "schema": event_type.schema,
         "fills": None if event_type.fills is None else dict(event_type.fills),
+        **({"match": dict(event_type.match)} if event_type.match else {}),
     }
 
 
 def event_type_of(entry: Entry) -> EventType:
     """The inverse of `event_type_to_json`."""
-    return EventType(entry["name"], entry["description"], entry["schema"], entry["fills"])
+    return EventType(entry["name"], entry["description"], entry["schema"], entry["fills"], match=entry.get("match", {}))
 
 
 _digests: dict[int, tuple[AgentSpec | EventType, str, Entry]] = {}

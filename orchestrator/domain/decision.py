@@ -72,7 +72,8 @@ class Decision:
     calls: tuple[AgentCall, ...] = ()
     records: tuple[FieldRecord, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
-    """``event_type`` and ``timeout_seconds`` of a wait, ``question`` of ask_human, ``code`` of a failure."""
+    """What a control tool was given: see `orchestrator.domain.wait` and `orchestrator.domain.question`; ``code`` of a
+    failure."""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON form kept in ``steps.decision`` (usage is in columns of its own)."""

@@ -10,6 +10,11 @@ from typing import Any
 from orchestrator.domain.context import Change, Origin
 from orchestrator.domain.pointer import PointerError, resolve
 
+ANSWER = "task.answer"
+"""A person's answer to a question of the task."""
+RESERVED = frozenset({ANSWER})
+"""Types whose events are not merged: they speak to the engine. Nothing else may have these names."""
+
 
 @dataclass(frozen=True, slots=True)
 class EventType:
@@ -21,6 +26,12 @@ class EventType:
     """JSON Schema of ``event_data``."""
     fills: Mapping[str, str] | None = None
     """Context field → JSON pointer into ``event_data``; None: every key of ``event_data`` under its own name."""
+    match: Mapping[str, str] = field(default_factory=dict)
+    """JSON pointer into ``event_data`` → context field: the event waited for says the same as the field there."""
+    timeout_seconds: float | None = None
+    """How long a wait for this type lasts where the planner does not say."""
+    on_timeout: str | None = None
+    timeout_code: str | None = None
 
 
 def fields_of(event_type: EventType) -> tuple[str, ...]:

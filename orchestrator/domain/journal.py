@@ -13,6 +13,7 @@ from orchestrator.domain.budget import Spent, Used
 from orchestrator.domain.context import Change, Context
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import Delegation, DelegationState
+from orchestrator.domain.question import Question
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 from orchestrator.domain.tolerant import JournalValue
 
@@ -87,6 +88,8 @@ class Claim:
     delegations: tuple[Delegation, ...] = ()
     """This step's delegations, by index."""
     events: tuple[PendingEvent, ...] = ()
+    questions: tuple[Question, ...] = ()
+    """Those of the task's present course that are open or answered, and all of this step."""
 
 
 class NotClaimed(StrEnum):
@@ -276,6 +279,10 @@ class StepCommit:
     """Resources that run low, for the task's update."""
     progress: bool = False
     """Whether a field got its first value: the count of steps without one starts again."""
+    ending_event: tuple[int, int] | None = None
+    """Inbox id of the event that ended a wait, and the step that decided on the wait: it ends no other."""
+    questions: tuple[Question, ...] = ()
+    """Questions asked, or with a new state. An answer that came meanwhile is never overwritten by another state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,3 +350,7 @@ class HistoryEntry:
 
     step: Step
     delegations: tuple[Delegation, ...]
+    questions: tuple[Question, ...] = ()
+    """What people were asked in it, with their answers."""
+    ended_by: PendingEvent | None = None
+    """The event that ended its wait."""

@@ -35,7 +35,16 @@ def _validator_of(schema: Mapping[str, Any]) -> Draft202012Validator:
 
 def schema_problem(schema: Mapping[str, Any], value: Any) -> str | None:
     """What is wrong with ``value`` under ``schema``, as one sentence that ends with the place; None if it fits."""
-    error = best_match(_validator_of(schema).iter_errors(value))
+    return _problem(_validator_of(schema), value)
+
+
+def passing_schema_problem(schema: Mapping[str, Any], value: Any) -> str | None:
+    """The same under a schema that came with data and does not live as long as this process."""
+    return _problem(_validator(canonical_json(schema)), value)
+
+
+def _problem(validator: Draft202012Validator, value: Any) -> str | None:
+    error = best_match(validator.iter_errors(value))
     if error is None:
         return None
     place = "".join(f"/{part}" for part in error.absolute_path)

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.budget import Resource
@@ -20,6 +19,7 @@ from orchestrator.domain.journal import Tried
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.pointer import PointerError, resolve
 from orchestrator.errors import BadAnswer, BudgetExhausted
+from orchestrator.flow.check_wait import checked_question, checked_wait
 from orchestrator.flow.claims import check_records
 from orchestrator.flow.ports import Planner, PlanRequest
 
@@ -37,8 +37,6 @@ RESERVED_CODES = frozenset(
     }
 )  # fmt: skip
 """Reason codes by which the program itself ends a task: no planner speaks in its name."""
-
-MAX_WAIT_SECONDS = 366 * 24 * 3600.0
 
 
 def decide(planner: Planner, request: PlanRequest, bad_answers: int) -> Decision:
@@ -112,10 +110,9 @@ def check(decision: Decision, request: PlanRequest) -> Decision:
             if missing := request.context.missing_fields:
                 raise BadAnswer(f"finish is refused: required fields are still missing: {', '.join(missing)}")
         case DecisionKind.WAIT_FOR_EVENT:
-            _check_wait(decision.details, request)
+            return _with_own_code(replace(decision, details=checked_wait(decision.details, request)), "timeout_code")
         case DecisionKind.ASK_HUMAN:
-            if not str(decision.details.get("question") or "").strip():
-                raise BadAnswer("ask_human needs a question")
+            return _with_own_code(replace(decision, details=checked_question(decision.details)), "timeout_code")
         case DecisionKind.FAIL:
             return _with_own_code(decision)
     return decision
@@ -168,20 +165,10 @@ def _check_call(call: AgentCall, agents: Mapping[str, AgentSpec], context: Conte
     return replace(call, arguments=arguments, task=call.task[:MAX_TASK_CHARS]), corrected
 
 
-def _check_wait(details: Mapping[str, Any], request: PlanRequest) -> None:
-    name = details.get("event_type")
-    known = [event_type.name for event_type in request.event_types]
-    if name is not None and known and name not in known:
-        raise BadAnswer(f"there is no event type {name!r}; there are: {', '.join(known)}")
-    timeout = details.get("timeout_seconds")
-    if timeout is not None and not 0 < float(timeout) <= MAX_WAIT_SECONDS:
-        raise BadAnswer(f"timeout_seconds must lie between 0 and {MAX_WAIT_SECONDS:.0f}")
-
-
-def _with_own_code(decision: Decision) -> Decision:
+def _with_own_code(decision: Decision, key: str = "code") -> Decision:
     """A failure under a short name that is the planner's own; without one where it has none."""
-    code = re.sub(r"[^A-Za-z0-9_.-]+", "_", str(decision.details.get("code") or "")).strip("_")[:64]
-    details = {name: value for name, value in decision.details.items() if name != "code"}
+    code = re.sub(r"[^A-Za-z0-9_.-]+", "_", str(decision.details.get(key) or "")).strip("_")[:64]
+    details = {name: value for name, value in decision.details.items() if name != key}
     if code and code not in RESERVED_CODES and not code.startswith("budget"):
-        details["code"] = code
+        details[key] = code
     return replace(decision, details=details)

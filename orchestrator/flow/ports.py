@@ -27,6 +27,7 @@ from orchestrator.domain.journal import (
     HistoryEntry,
     Lease,
     NotClaimed,
+    PendingEvent,
     Settlement,
     StepCommit,
 )
@@ -88,6 +89,9 @@ class StepStore(Protocol):
     def history(self, task_id: str) -> Sequence[HistoryEntry]:
         """All steps with their delegations, oldest first."""
 
+    def unused_events(self, task_id: str) -> Sequence[PendingEvent]:
+        """The task's events that ended no wait of its present course, oldest first, merged already or not."""
+
 
 # -- taking messages in -------------------------------------------------------------------------------------------
 
@@ -122,6 +126,10 @@ class Intake(StrEnum):
     """Its task is not known yet: waits a set time."""
     EVENT_LATE = "event_late"
     """Its task has ended: recorded, changes nothing."""
+    ANSWERED = "answered"
+    """A person's answer, stored."""
+    ANSWER_REFUSED = "answer_refused"
+    """A person's answer to nothing that is asked, or one that does not fit: a dead letter, the question stays open."""
     INVALID = "invalid"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.journal import (
@@ -33,6 +33,7 @@ from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper
 from orchestrator.flow.progress import no_progress, same_again, used_up
 from orchestrator.flow.purse import TurnPurse
 from orchestrator.flow.turn import StepLimits, StepResult, Turn, now
+from orchestrator.flow.waiting import after_wait, as_it_now_is, begin_question, begin_wait, take_answers
 
 __all__ = ["StepLimits", "StepResult", "StepRunner"]
 
@@ -91,6 +92,7 @@ class StepRunner:
     def _run(self, turn: Turn) -> StepResult:
         if stop := _boundary(turn):
             return turn.end(StepCommit(stop))
+        take_answers(turn)
         if turn.step is not None and turn.step.decision is not None:
             return self._follow(turn, turn.step.decision)
         if turn.context.is_complete:
@@ -108,8 +110,9 @@ class StepRunner:
     def _decide(self, turn: Turn) -> StepResult:
         entries = self.store.history(turn.task.task_id)
         history = _course(turn, entries)
-        if wait := _wait_not_over(turn, history):
-            return turn.end(StepCommit(wait))
+        waited = after_wait(turn, history)
+        if not isinstance(waited, bool):
+            return turn.end(StepCommit(waited))
         if stop := no_progress(turn.task.idle_steps, turn.limits):
             return turn.end(StepCommit(stop))
         request = PlanRequest(
@@ -119,8 +122,8 @@ class StepRunner:
             context=turn.context,
             agents=self.agents.enabled(turn.task.allowed_agents),
             event_types=self.event_types.all(),
-            history=history,
-            wait_timed_out=_wait_timed_out(turn, history),
+            history=as_it_now_is(turn, history),
+            wait_timed_out=waited,
             purse=TurnPurse(turn),
             max_calls=_calls_left(turn),
         )
@@ -192,12 +195,9 @@ def _meaning(turn: Turn, decision: Decision) -> Then:
         case DecisionKind.FINISH:
             return Complete(decision.reason)
         case DecisionKind.WAIT_FOR_EVENT:
-            seconds = details.get("timeout_seconds")
-            due_at = now() + timedelta(seconds=float(seconds)) if seconds is not None else None
-            return Wait(WaitsFor.EVENT, due_at, details, same_step=False, reason=decision.reason)
+            return begin_wait(turn, decision)
         case DecisionKind.ASK_HUMAN:
-            reason = str(details.get("question") or decision.reason)
-            return Wait(WaitsFor.PERSON, None, details, same_step=False, reason=reason)
+            return begin_question(turn, decision)
         case DecisionKind.FAIL:
             return Fail(str(details.get("code") or "planner_gave_up"), decision.reason)
         case _:
@@ -223,35 +223,3 @@ def _planner_away(turn: Turn, error: PlannerUnavailable) -> StepResult:
     due_at = now() + timedelta(seconds=policy.delay(attempts, error.retry_after))
     reason = f"{error} (attempt {attempts} of {policy.max_attempts})"
     return turn.end(StepCommit(Wait(WaitsFor.RETRY, due_at, reason_code=error.code, reason=reason)))
-
-
-def _wait_not_over(turn: Turn, history: Sequence[HistoryEntry]) -> Wait | None:
-    """The wait to go back to, where events came but not the one that the task waits for; nobody need be asked."""
-    waiting = _wait_before(history)
-    if waiting is None or not turn.came:
-        return None
-    decision, due_at = waiting
-    wanted = decision.details.get("event_type")
-    if wanted is None or wanted in turn.came or (due_at is not None and now() >= due_at):
-        return None
-    if dict(turn.task.wait) != dict(decision.details):
-        # The wait was over once already (the planner was away then): what it was for may be merged long since.
-        return None
-    return Wait(WaitsFor.EVENT, due_at, decision.details, same_step=True, reason=decision.reason)
-
-
-def _wait_timed_out(turn: Turn, history: Sequence[HistoryEntry]) -> bool:
-    """Whether the step before was a wait for an event, and its time ran out without one."""
-    waiting = _wait_before(history)
-    return waiting is not None and waiting[1] is not None and not turn.came and now() >= waiting[1]
-
-
-def _wait_before(history: Sequence[HistoryEntry]) -> tuple[Decision, datetime | None] | None:
-    """The wait for an event that the step before decided on, and when it is over."""
-    if not history:
-        return None
-    last = history[-1].step
-    if last.decision is None or last.decision.kind is not DecisionKind.WAIT_FOR_EVENT or last.finished_at is None:
-        return None
-    seconds = last.decision.details.get("timeout_seconds")
-    return last.decision, None if seconds is None else last.finished_at + timedelta(seconds=float(seconds))

@@ -33,6 +33,7 @@ from orchestrator.domain.journal import (
     Tried,
     Wait,
 )
+from orchestrator.domain.question import Question
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import PartialFailure, Task, TaskState
 from orchestrator.errors import LeaseLost, StoreUnavailable
@@ -108,8 +109,13 @@ class Turn:
         self._event_types = event_types
         self._changes: list[Change] = []
         self._merged: list[int] = []
-        self.came: set[str | None] = set()
-        """Types of the events that this execution merged."""
+        self.came: list[PendingEvent] = []
+        """The events that this execution merged."""
+        self.questions = {question.ref: question for question in claim.questions}
+        """What people were asked: open and answered questions of the task, and all of this step."""
+        self._questions: dict[str, Question] = {}
+        self.ended_wait: tuple[PendingEvent, int] | None = None
+        """The event that ended a wait in this execution, and the step that decided on the wait."""
         self._settlements: list[Settlement] = []
         self._asked: Asked | None = None
         self._offer: Offer | None = None
@@ -124,7 +130,7 @@ class Turn:
             event_type = self._event_types.get(event.event_type)
             self.change(changes_of_event(event_type, event.event_type, event.event_data, event.received_at))
             self._merged.append(event.inbox_id)
-            self.came.add(event.event_type)
+            self.came.append(event)
 
     def change(self, changes: Sequence[Change]) -> None:
         """Change the context in memory; written with the next commit, as one version. What is said again is no news."""
@@ -175,6 +181,14 @@ class Turn:
         """Keep what was tried in vain; written with the next commit."""
         self._tried.extend(tried)
 
+    def ask(self, question: Question) -> None:
+        """Ask a question, or note its new state; written with the next commit."""
+        self.questions[question.ref] = self._questions[question.ref] = question
+
+    def end_wait(self, event: PendingEvent, step: int) -> None:
+        """Note that this event ended the wait that ``step`` decided on; written with the next commit."""
+        self.ended_wait = (event, step)
+
     def keep(self, settlement: Settlement) -> None:
         """Note what became of a delegation; written with the next commit."""
         self._settlements.append(settlement)
@@ -212,6 +226,8 @@ class Turn:
             tried=tuple(self._tried),
             low=running_low(self.used(), self.limits.budget_warn),
             progress=self._has_new_field(),
+            ending_event=None if self.ended_wait is None else (self.ended_wait[0].inbox_id, self.ended_wait[1]),
+            questions=tuple(self._questions.values()),
         )
         try:
             committed = patiently(lambda: self.store.commit(self.lease, full), self.limits.store_patience)
@@ -221,6 +237,7 @@ class Turn:
         if not committed.refused_for_events:
             self._changes, self._merged, self._settlements, self._tried = [], [], [], []
             self._asked = self._offer = None
+            self._questions, self.ended_wait = {}, None
             self._saved = self.context
             self._spent_saved = self.spent
             self.delegations = {delegation.index: delegation for delegation in committed.delegations}

@@ -19,10 +19,11 @@ from orchestrator.domain.context import Origin
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.event_type import EventType, fields_of
 from orchestrator.domain.journal import HistoryEntry
+from orchestrator.domain.question import Question
 from orchestrator.flow.ports import PlanRequest
 from orchestrator.llm.data_text import fit, section, wrap
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
 
 DESCRIPTION_CHARS = 20_000
 DATA_CHARS = 60_000
@@ -103,7 +104,7 @@ def build_prompt(request: PlanRequest) -> Prompt:
 def _question(request: PlanRequest) -> str:
     lines = []
     if request.wait_timed_out:
-        lines.append("The last wait ended by its time-out: the event did not come. Take another way, or fail.")
+        lines.append("The last wait ended by its time-out: what it was for did not come. Take another way, or fail.")
     if not request.context.required_fields:
         lines.append("This task requires no field: it ends only when you call `finish`.")
     elif not request.context.missing_fields:
@@ -128,7 +129,15 @@ def _origin(origin: Origin | None) -> str:
 
 
 def _event_types(event_types: Sequence[EventType]) -> list[dict[str, Any]]:
-    return [{"event_type": kind.name, "description": kind.description, "fills": fills_of(kind)} for kind in event_types]
+    return [
+        {
+            "event_type": kind.name,
+            "description": kind.description,
+            "fills": fills_of(kind),
+            **({"match": dict(kind.match)} if kind.match else {}),
+        }
+        for kind in event_types
+    ]
 
 
 def fills_of(kind: EventType) -> list[str]:
@@ -159,11 +168,21 @@ def _entry(entry: HistoryEntry) -> dict[str, Any]:
             shown["details"] = dict(decision.details)
         if decision.records:
             shown["recorded"] = [record.field for record in decision.records]
+    if entry.ended_by is not None:
+        shown["ended_by_event"] = {"event_type": entry.ended_by.event_type, "event_data": entry.ended_by.event_data}
+    if entry.questions:
+        shown["asked"] = [_question_asked(one) for one in entry.questions]
     if step.error:
         shown["error"] = f"{step.error_code}: {step.error}"
     if entry.delegations:
         shown["delegations"] = [_delegation(one) for one in entry.delegations]
     return shown
+
+
+def _question_asked(one: Question) -> dict[str, Any]:
+    if one.answered_by is None:
+        return {"question": one.text, "answer": None}
+    return {"question": one.text, "answer": one.answer, "by": one.answered_by, **({"why": one.why} if one.why else {})}
 
 
 def _delegation(one: Delegation) -> dict[str, Any]:

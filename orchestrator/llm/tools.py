@@ -35,6 +35,22 @@ def _object(properties: Mapping[str, Any], required: Sequence[str]) -> dict[str,
     }
 
 
+def _timeout(seconds: str, code: str) -> dict[str, Any]:
+    return {
+        "timeout_seconds": {"type": "number", "description": seconds},
+        "on_timeout": {
+            "type": "string",
+            "enum": ["ask", "fail", "go_on"],
+            "description": "What then: ask (default) asks you again and says so; fail ends the task as failed; go_on "
+            "asks you as if it had been a pause.",
+        },
+        "timeout_code": {
+            "type": "string",
+            "description": f"With on_timeout fail: short stable name of the failure; {code} where not given.",
+        },
+    }
+
+
 CONTROL_TOOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "finish": (
         "End the task as completed. Only where no required field is missing and the description is done.",
@@ -74,22 +90,53 @@ CONTROL_TOOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
         ),
     ),
     "wait_for_event": (
-        "Wait until an event for this task comes in. Without event_type any event ends the wait.",
+        "Wait until an event for this task comes in. Without event_type and match the next event of any kind ends the "
+        "wait; with them also one that came earlier, unless it ended a wait already.",
         _object(
             {
                 "event_type": {"type": "string", "minLength": 1, "description": "One of the event types listed."},
-                "timeout_seconds": {
-                    "type": "number",
-                    "description": "Seconds to wait at most; then you are asked again.",
+                "match": {
+                    "type": "object",
+                    "description": "JSON pointer into event_data, such as /order/id, to the value that must stand "
+                    "there: other events of the type are merged, and the wait goes on.",
+                    "additionalProperties": {"type": ["string", "number", "boolean"]},
                 },
+                **_timeout("Seconds to wait at most.", "wait_timeout"),
                 "reason": _REASON,
             },
             ["reason"],
         ),
     ),
     "ask_human": (
-        "Ask a person, and wait for the answer. Only for what no agent, reply or event can tell.",
-        _object({"question": {"type": "string", "minLength": 1}, "reason": _REASON}, ["question", "reason"]),
+        "Ask a person, and wait for the answer. Only for what no agent, reply or event can tell. Give choices, or a "
+        "schema, where the answer must have a form; name the field that it fills.",
+        _object(
+            {
+                "question": {"type": "string", "minLength": 1},
+                "field": {"type": "string", "minLength": 1, "description": "The field that the answer fills."},
+                "fields": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "Instead of field: the answer is an object with these fields.",
+                },
+                "choices": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "The answers that are possible, at least two.",
+                },
+                "schema": {
+                    "type": "object",
+                    "description": "Instead of choices: JSON Schema of the answer (type, properties, required, enum, "
+                    "minimum, maximum, minLength, maxLength, items …).",
+                },
+                "who": {"type": "string", "description": "The role or person to ask, such as `finance`."},
+                "escalate_to": {"type": "string", "description": "Who is told when nobody has answered for so long."},
+                "escalate_after_seconds": {"type": "number", "description": "Seconds until then."},
+                **_timeout("Seconds to wait for an answer at most.", "no_answer"),
+                "reason": _REASON,
+            },
+            ["question", "reason"],
+        ),
     ),
     "fail": (
         "Give the task up. Only where no way is left.",

@@ -1,4 +1,4 @@
-"""The four envelopes that travel over Kafka, as published JSON Schemas (Draft 2020-12), and the check against them.
+"""The envelopes that travel over Kafka, as published JSON Schemas (Draft 2020-12), and the check against them.
 
 The files beside this module are the contract that producers and consumers build on (docs/messages.md); they are also
 what is checked at run time, so that the two cannot drift apart. A change that breaks a reader is a new file and a new
@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-Envelope = Literal["task", "event", "task-update", "dead-letter"]
+Envelope = Literal["task", "event", "task-answer", "task-update", "dead-letter"]
 ENVELOPES: tuple[Envelope, ...] = get_args(Envelope)
 
 SCHEMA_VERSION = 1

@@ -6,6 +6,7 @@ locked first, so commits, events that arrive and people's hands follow one anoth
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -32,6 +33,7 @@ from orchestrator.store.fan_out import release
 from orchestrator.store.move import Move, move_of
 from orchestrator.store.offers import keep_asked
 from orchestrator.store.published import update_body
+from orchestrator.store.questions import answer_came, questions_told, write_waiting
 from orchestrator.store.rows import (
     changes_to_json,
     context_of,
@@ -193,6 +195,8 @@ class FencedCommit:
             events=bool(events),
             joined=released is not None and not released.moving,
         )
+        if move.wait and answer_came(self.connection, self.lease.task_id, move.wait):
+            move = replace(move, woken=True)
         self._end_step(move)
         context = self._write_context(move.state)
         self._move_task(move)
@@ -264,6 +268,7 @@ class FencedCommit:
         if commit.merged_events:
             version = commit.context.version if commit.context is not None else None
             execute(_MERGED, {"version": version, "ids": list(commit.merged_events)})
+        write_waiting(self.connection, self.lease.task_id, commit)
 
     def _end_step(self, move: Move) -> None:
         # An open step that waits for an event or an agent has nothing wrong; one that waits for a retry has.
@@ -276,7 +281,7 @@ class FencedCommit:
             | {
                 "state": move.step_state,
                 # Going back to the same wait for an event is no attempt: attempts bound how often a model is asked.
-                "counts": 0 if move.waits_for is WaitsFor.EVENT and move.step_state == "open" else 1,
+                "counts": 0 if move.waits_for in {WaitsFor.EVENT, WaitsFor.PERSON} and move.step_state == "open" else 1,
                 "version": self.commit.context.version if self.commit.context else None,
                 "error_code": move.reason_code if failed else None,
                 "error": move.reason if failed else None,
@@ -350,6 +355,8 @@ class FencedCommit:
             source=task.source,
             low=[one.to_json() for one in self.commit.low],
         )
+        if move.waits_for is WaitsFor.PERSON:
+            body |= questions_told(self.connection, self.lease.task_id)
         tell(self.connection, body, context)
 
 

@@ -13,12 +13,14 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError
 
+from orchestrator.domain.event_type import ANSWER
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.message import EventMessage, Record, TaskMessage
 from orchestrator.domain.task import TaskState
 from orchestrator.domain.turns import TurnRules, Window, urgency_of
 from orchestrator.flow.ports import Intake, Invalid, Received, Taken
 from orchestrator.store.engine import Transactions, jsonb, text
+from orchestrator.store.intake_answers import take_answer
 from orchestrator.store.intake_batch import Item, bytes_of, task_id_of
 from orchestrator.store.intake_tasks import take_tasks
 from orchestrator.store.turns import Admission
@@ -192,6 +194,8 @@ _INBOX_STATE = {
     Intake.CONFLICT: "conflict",
     Intake.EVENT_PENDING: "pending",
     Intake.EVENT_LATE: "late",
+    Intake.ANSWERED: "merged",
+    Intake.ANSWER_REFUSED: "invalid",
 }
 
 
@@ -221,7 +225,11 @@ def _take_events(connection: Connection, events: Sequence[tuple[Item, EventMessa
     woken: dict[str, Item] = {}
     for item, message in events:
         task = tasks.get(message.task_id)
-        if task is None:
+        if message.event_type == ANSWER:
+            item.taken = take_answer(connection, message, task)
+            if item.taken.outcome is Intake.ANSWERED and task is not None and not task.paused and _takes_answers(task):
+                woken.setdefault(message.task_id, item)
+        elif task is None:
             item.taken = Taken(Intake.EVENT_EARLY, message.task_id, reason="its task is not known yet")
         elif TaskState(task.state).is_terminal:
             item.taken = Taken(Intake.EVENT_LATE, message.task_id, reason=f"its task is {task.state}")
@@ -244,13 +252,19 @@ def _wake(connection: Connection, woken: Sequence[tuple[Item, Any]], admission: 
         rows.append({"task_id": task.task_id, "urgency": urgency, **start.row()})
         if start.rung:
             dispatch = Dispatch(task.task_id, task.next_step, urgency, start.lane)
-            item.taken = Taken(Intake.EVENT_PENDING, task.task_id, dispatch)
+            outcome = Intake.EVENT_PENDING if item.taken is None else item.taken.outcome
+            item.taken = Taken(outcome, task.task_id, dispatch)
     connection.execute(_WAKE, {"rows": jsonb(rows)})
 
 
 def _wakes(task: Any) -> bool:
     """Whether an event wakes this task: it may bring what is missing, also where another type is waited for."""
     return task.state == "waiting" and task.waits_for in {"event", "person"}
+
+
+def _takes_answers(task: Any) -> bool:
+    """Whether a person's answer wakes this task; one that waits for a retry takes it up when that is due."""
+    return task.state == "waiting" and task.waits_for in {"person", "agent"}
 
 
 # -- dead letters and offsets
@@ -264,6 +278,8 @@ def _set_aside(connection: Connection, items: Sequence[Item]) -> None:
             reason, detail = message.reason, message.detail
         elif item.taken is not None and item.taken.outcome is Intake.CONFLICT:
             reason, detail = "task_conflict", item.taken.reason or ""
+        elif item.taken is not None and item.taken.outcome is Intake.ANSWER_REFUSED:
+            reason, detail = "answer_refused", item.taken.reason or ""
         else:
             continue
         rows.append(

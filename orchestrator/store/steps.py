@@ -31,6 +31,7 @@ from orchestrator.store.engine import jsonb, text
 from orchestrator.store.fenced_commit import DELEGATIONS, WRITE_STATE, FencedCommit, fence_of
 from orchestrator.store.history import load_history
 from orchestrator.store.offers import keep_offer
+from orchestrator.store.questions import question_of
 from orchestrator.store.rows import (
     context_of,
     delegation_of,
@@ -71,7 +72,11 @@ _LOAD = text("""
         (SELECT to_jsonb(c) FROM task_contexts c WHERE c.task_id = :task_id) AS context,
         (SELECT jsonb_agg(e ORDER BY e.id) FROM (
             SELECT id, event_type, body, received_at FROM inbox
-            WHERE task_id = :task_id AND state IN ('pending', 'early')) e) AS events
+            WHERE task_id = :task_id AND state IN ('pending', 'early')) e) AS events,
+        (SELECT jsonb_agg(q ORDER BY q.asked_at, q.ref) FROM questions q
+            LEFT JOIN steps s ON s.task_id = q.task_id AND s.step_number = q.step_number
+            WHERE q.task_id = :task_id AND NOT coalesce(s.superseded, false)
+              AND (q.state IN ('open', 'answered') OR q.step_number = :step)) AS questions
 """)
 
 _NOT_CLAIMED = text("SELECT state, paused, next_step, lease_until >= now() AS held FROM tasks WHERE task_id = :task_id")
@@ -129,7 +134,7 @@ class StepPart(DelegationPart):
             row = connection.execute(_CLAIM, parameters).mappings().first()
             if row is None:
                 return _why_not(connection, task_id, step)
-            loaded = connection.execute(_LOAD, {"task_id": task_id}).one()
+            loaded = connection.execute(_LOAD, {"task_id": task_id, "step": step}).one()
             if loaded.context["context"]["current_state"] != row["state"]:
                 connection.execute(WRITE_STATE, {"task_id": task_id, "state": row["state"]})
             step_row = (
@@ -150,6 +155,7 @@ class StepPart(DelegationPart):
                 step=None if step_row is None else step_of(step_row),
                 delegations=delegations,
                 events=tuple(_event_of_json(e) for e in loaded.events or ()),
+                questions=tuple(question_of(q) for q in loaded.questions or ()),
             )
             _refuse_what_is_newer(claim)
             return claim

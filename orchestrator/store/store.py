@@ -13,6 +13,7 @@ from orchestrator.store.intake import IntakePart
 from orchestrator.store.offers import OfferPart
 from orchestrator.store.offsets import OffsetsPart
 from orchestrator.store.outbox import OutboxPart
+from orchestrator.store.questions import QuestionPart
 from orchestrator.store.read import ReadPart
 from orchestrator.store.resolve import ResolvePart
 from orchestrator.store.steps import StepPart
@@ -30,6 +31,7 @@ class PostgresStore(
     ReadPart,
     OfferPart,
     DeadLetterPart,
+    QuestionPart,
 ):
     """Implements every store Protocol of `orchestrator.flow.ports`. Safe to share between threads.
 

@@ -14,6 +14,8 @@ DELEGATE = "orchestrator.delegate"
 """One delegation of a parallel step: ``task_id``, ``step``, ``index``."""
 RETRY = "orchestrator.retry"
 """A person's retry by id alone: ``task_id``."""
+ANSWER = "orchestrator.answer"
+"""A person's answer by number: ``task_id``, ``choice`` (from 1), and ``question`` where the task asks several."""
 SWEEP = "orchestrator.sweep"
 """Ring what should move and does not."""
 

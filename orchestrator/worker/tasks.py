@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 
 from orchestrator.domain.journal import Dispatch
 from orchestrator.errors import (
+    AnswerRefused,
     DelegationFailed,
     DispatchFailed,
     NewerJournal,
@@ -24,7 +25,7 @@ from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
 from orchestrator.worker.chain import append_successor
-from orchestrator.worker.names import DELEGATE, RETRY, STEP, SWEEP
+from orchestrator.worker.names import ANSWER, DELEGATE, RETRY, STEP, SWEEP
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,20 @@ def retry(*, task_id: str) -> str:
         StoreUnavailable: PostgreSQL is away; nothing was changed.
     """
     doorbell = worker_parts().control.retry(task_id, who="celery", why=f"the Celery task {RETRY}")
+    return f"step {doorbell.step} goes on"
+
+
+@app.task(name=ANSWER, throws=(TaskNotFound, AnswerRefused))  # type: ignore[untyped-decorator]  # celery ships no types
+def answer(*, task_id: str, choice: int, question: str | None = None) -> str:
+    """Answer what a task asks with the choice of this number, from 1; of an approval 1 approves and 2 declines.
+
+    Raises:
+        TaskNotFound: no task has this id.
+        AnswerRefused: nothing is asked, or not with such choices; the question stays open.
+        StoreUnavailable: PostgreSQL is away; nothing was changed.
+    """
+    why = f"the Celery task {ANSWER}"
+    doorbell = worker_parts().answers.choose(task_id, question, choice, who="celery", why=why)
     return f"step {doorbell.step} goes on"
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from orchestrator.agents import EventTypeRegistry, HttpAgentClient
 from orchestrator.domain.agent import AgentSpec, AgentTimeout
@@ -138,6 +139,12 @@ class World:
 
         wait_for(moved_on, what="the step moved on")
         return results[-1]
+
+    def sql_due(self) -> datetime | None:
+        """When the task's doorbell is rung next."""
+        with self.store.engine.begin() as connection:
+            found: datetime | None = connection.execute(text("SELECT due_at FROM tasks")).scalar_one()
+            return found
 
     def data(self) -> dict[str, Any]:
         return dict(self.store.context("t-1").collected_data)

@@ -165,7 +165,7 @@ def test_a_failed_task_can_be_retried_corrected_and_its_agent_checked() -> None:
             {"waits_for": WaitsFor.EVENT, "wait": {"event_type": "supplier.approved"}},
             "task event 'T 1' --type supplier.approved --data FIELD=VALUE",
         ),
-        ({"waits_for": WaitsFor.PERSON, "wait": {"question": "Which one?"}}, "task event 'T 1' --data FIELD=VALUE"),
+        ({"waits_for": WaitsFor.PERSON, "wait": {"question": "Which one?"}}, "task questions --task 'T 1'"),
         ({"waits_for": WaitsFor.RETRY}, "task retry 'T 1'"),
         ({"waits_for": WaitsFor.AGENT}, "task watch 'T 1'"),
     ],

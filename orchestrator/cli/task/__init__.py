@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.command import Group
-from orchestrator.cli.task import control, explain, resolve, show, submit, watch
+from orchestrator.cli.task import answer, control, explain, resolve, show, submit, watch
 
 __all__ = ["task"]
 
@@ -20,6 +20,10 @@ task.add_command(show.list_tasks)
 task.add_command(show.show)
 task.add_command(watch.watch)
 task.add_command(explain.explain)
+task.add_command(answer.questions)
+task.add_command(answer.answer)
+task.add_command(answer.approve)
+task.add_command(answer.decline)
 task.add_command(control.retry)
 task.add_command(control.rerun)
 task.add_command(control.cancel)

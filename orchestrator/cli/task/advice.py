@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from orchestrator.domain.budget import Resource
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import HistoryEntry
+from orchestrator.domain.question import Question, QuestionKind, QuestionState
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 
 
@@ -75,7 +76,7 @@ def _while_waiting(task: Task, history: Sequence[HistoryEntry], name: str) -> li
     if task.waits_for is WaitsFor.PERSON and unknown:
         return _settling(unknown, name)
     if task.waits_for is WaitsFor.PERSON:
-        return [Advice("to answer", f"orchestrator task event {name} --data FIELD=VALUE")]
+        return answers_to([q for entry in history for q in entry.questions if q.state is QuestionState.OPEN], name)
     if task.waits_for is WaitsFor.RETRY:
         return [Advice("to try again now", f"orchestrator task retry {name}")]
     return [Advice("to follow it", f"orchestrator task watch {name}")]
@@ -92,6 +93,23 @@ def _settling(unknown: Sequence[Delegation], name: str) -> list[Advice]:
         Advice("if it never acted, to call it again", f"{resolve} --never-happened"),
         Advice("if it could not do it, to let the step fail", f"{resolve} --failed"),
     ]
+
+
+def answers_to(questions: Sequence[Question], name: str) -> list[Advice]:
+    """How each open question is answered; ``name`` is the task's, as typed in a shell."""
+    found = []
+    for question in questions:
+        which = f" --question {question.ref}" if len(questions) > 1 else ""
+        if question.kind is QuestionKind.APPROVAL:
+            found += [
+                Advice("to let the call be made", f"orchestrator task approve {name}{which}"),
+                Advice("to have the planner take another way", f"orchestrator task decline {name}{which} --why REASON"),
+            ]
+        else:
+            fields = " ".join(f"{shlex.quote(one)}=VALUE" for one in question.all_fields())
+            form = "--choice CHOICE" if question.choices else fields or "--text ANSWER"
+            found.append(Advice("to answer", f"orchestrator task answer {name}{which} {form}"))
+    return found or [Advice("to see what it asks", f"orchestrator task questions --task {name}")]
 
 
 def _rerun(name: str, step: int) -> str:

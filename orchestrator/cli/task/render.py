@@ -11,6 +11,7 @@ from orchestrator.cli.output import Output, Part, ago, duration, shortened
 from orchestrator.cli.shapes import delegation_seconds, step_json, step_seconds, task_json
 from orchestrator.cli.task.advice import Advice, advice
 from orchestrator.cli.task.news import News
+from orchestrator.cli.task.render_question import write_question
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.delegation import Delegation
@@ -275,7 +276,10 @@ def _state_parts(task: Task) -> list[Part]:
 
 def _wait_words(task: Task) -> str:
     if task.waits_for is WaitsFor.EVENT:
-        return f"the event {task.wait.get('event_type') or '(of any type)'}"
+        match = "".join(f", {place} = {shortened(value)}" for place, value in (task.wait.get("match") or {}).items())
+        return f"the event {task.wait.get('event_type') or '(of any type)'}{match}"
+    if task.waits_for is WaitsFor.PERSON and task.wait.get("who"):
+        return f"a person ({task.wait['who']})"
     return {WaitsFor.PERSON: "a person", WaitsFor.AGENT: "an agent", WaitsFor.RETRY: "a retry"}.get(
         task.waits_for or WaitsFor.RETRY, "a retry"
     )
@@ -329,6 +333,10 @@ def _write_step(out: Output, entry: HistoryEntry, details: bool) -> None:
             _write_decision(out, decision)
     for delegation in entry.delegations:
         _write_delegation(out, delegation, details)
+    for question in entry.questions:
+        write_question(out, question)
+    if entry.ended_by is not None:
+        out.line(f"      ended by the event {entry.ended_by.event_type or '(of no type)'}")
     if step.error:
         out.line("      ", (_error(step), "red"))
     for one in step.tried if details else ():
