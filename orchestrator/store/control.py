@@ -21,6 +21,9 @@ from orchestrator.store.rows import changes_of, changes_to_json, origin_to_json,
 from orchestrator.store.tell import tell
 
 _LOCK = text("SELECT *, coalesce(lease_until >= now(), false) AS held FROM tasks WHERE task_id = :task_id FOR UPDATE")
+_CALLING = text("""
+    SELECT count(*) FROM delegations WHERE task_id = :task_id AND lease_until >= now() AND state = 'in_flight'
+""")
 _STEP = text("SELECT * FROM steps WHERE task_id = :task_id AND step_number = :step")
 _NEWEST_STEP = text("SELECT coalesce(max(step_number), 0) FROM steps WHERE task_id = :task_id")
 _OPEN_AGAIN = text("""
@@ -144,6 +147,12 @@ class ControlPart(Transactions):
                 raise NotAllowed(
                     f"a worker is at step {row['next_step']} of task {task_id!r} at this moment",
                     hint=f"Wait for it, or cancel first: `orchestrator task cancel {task_id}`.",
+                    task_id=task_id,
+                )
+            if calls := connection.execute(_CALLING, {"task_id": task_id}).scalar_one():
+                raise NotAllowed(
+                    f"{calls} calls of task {task_id!r} are in flight at this moment",
+                    hint=f"Wait for their replies: `orchestrator task watch {task_id}`.",
                     task_id=task_id,
                 )
             found = connection.execute(_STEP, {"task_id": task_id, "step": step}).mappings().first()

@@ -12,6 +12,7 @@ import redis
 from orchestrator.domain.task import WaitsFor
 from tests.support.agents import ScriptedAgent, problem, reply
 from tests.support.documents import commands, type_in
+from tests.support.llm import LlmServer, says, tool
 from tests.support.processes import wait_for
 from tests.support.system import System
 
@@ -152,3 +153,26 @@ def test_the_commands_of_its_page_and_of_the_page_on_progress(system: System) ->
     last = system.store.updates("progress-1")[-1].body["progress"]
     assert last["spent"] == progress["spent"]
     assert set(last) | {"doing"} == set(progress)
+
+
+def test_a_model_that_calls_one_agent_ten_times_in_one_answer_has_it_called_ten_times_at_once(
+    system: System, llm_server: LlmServer, scripted_agent: ScriptedAgent
+) -> None:
+    scripted_agent.script("/check", reply({"value": "ok"}, gate="go"))
+    system.use_agents(
+        entry(scripted_agent, 0, input_schema={"type": "object", "properties": {"part": {"type": "integer"}}})
+    )
+    system.env |= {
+        "ORCHESTRATOR_MODEL": "openai:gpt-test",
+        "OPENAI_BASE_URL": llm_server.api_url,
+        "OPENAI_API_KEY": "sk-test-1234567890",
+    }
+    calls = [tool("check_0", reason="part 0 is missing", task="Check", input={"part": n}) for n in range(10)]
+    llm_server.script(says(*calls))
+    system.start("bridge", "worker", "beat")
+    system.produce_task("model-ten", required_fields=["part_0"])
+    wait_for(lambda: scripted_agent.ledger().in_flight.get("/check") == 10, what="ten calls at once")
+    scripted_agent.open_gate("go")
+    system.wait_for_state("model-ten", "completed")
+    posts = scripted_agent.ledger().posts("/check")
+    assert sorted(seen.body["input"]["part"] for seen in posts) == list(range(10))

@@ -28,6 +28,7 @@ from orchestrator.domain.journal import (
 from orchestrator.domain.message import TaskMessage
 from orchestrator.domain.progress import progress_of
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.errors import NotAllowed
 from tests.support.store_world import AT_ONCE, LEASE, STALL, StoreWorld
 
 ALL_MUST = FanOut(at_once=3, stop_on_failure=True)
@@ -332,3 +333,14 @@ def test_a_hundred_that_settle_make_ten_updates(store_world: StoreWorld) -> None
         settle(store_world, claim(store_world, index), how=how)
     told = [row.body["progress"]["delegations_settled"] for row in store_world.store.updates("t-1")]
     assert told == [0, 0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+
+
+def test_no_rerun_while_calls_are_in_flight(store_world: StoreWorld) -> None:
+    """What they do would come on top of what the new course does."""
+    fan_out(store_world, 2)
+    taken = claim(store_world, 0)
+    with pytest.raises(NotAllowed, match="1 calls of task 't-1' are in flight"):
+        store_world.store.rerun("t-1", 1, {}, who="ann", why="typo")
+    settle(store_world, taken)
+    assert store_world.store.rerun("t-1", 1, {}, who="ann", why="typo").step == 2
+    assert refused(store_world, 1) is NotClaimed.NOT_NEXT
