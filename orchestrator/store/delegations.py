@@ -101,6 +101,9 @@ _WAKE_STEP = text("""
     WHERE task_id = :task_id AND state = 'waiting' AND waits_for = 'agent'
 """)
 
+# An undo waits until what was in flight when it began is known.
+_WAKE_UNDO = text("UPDATE tasks SET woken = true, due_at = now() WHERE task_id = :task_id AND state = 'compensating'")
+
 _RING = text("""
     WITH due AS (
         SELECT d.id, t.priority, t.aged, t.lane FROM delegations d JOIN tasks t ON t.task_id = d.task_id
@@ -217,6 +220,8 @@ class DelegationPart(Transactions):
     def _join(
         self, connection: Connection, lease: Lease, task: Row[Any], settlement: Settlement, fan_out: FanOut
     ) -> tuple[Dispatch, ...]:
+        if task.state == TaskState.COMPENSATING:
+            connection.execute(_WAKE_UNDO, {"task_id": lease.task_id})
         if task.next_step != lease.step or task.state not in {TaskState.WAITING, TaskState.PROCESSING}:
             return ()
         step = Dispatch(lease.task_id, lease.step, urgency_of(task.priority, task.aged), task.lane)
