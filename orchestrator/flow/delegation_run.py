@@ -107,7 +107,7 @@ class DelegationRunner:
         """Do the one thing that is next for a delegation, or end quietly where the doorbell rang for nothing.
 
         Raises:
-            StoreUnavailable: PostgreSQL is away; nothing is lost, the sweep rings again.
+            StoreUnavailable: PostgreSQL stays away; nothing is lost, the sweep rings again.
             NewerJournal: a newer version's worker must go on.
         """
         if self.stopping():
@@ -135,7 +135,7 @@ class DelegationRunner:
 
         claim = patiently(
             lambda: self.store.claim_delegation(self.limits.lease_for, place, owner, begin),
-            self.limits.lease_for.total_seconds() / 2,
+            self.limits.store_patience,
         )
         if isinstance(claim, NotClaimed):
             return claim

@@ -32,7 +32,7 @@ from orchestrator.flow.decide import decide, in_vain
 from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, PlanRequest, StepStore
 from orchestrator.flow.progress import no_progress, same_again, used_up
 from orchestrator.flow.purse import TurnPurse
-from orchestrator.flow.turn import StepLimits, StepResult, Turn, now
+from orchestrator.flow.turn import StepLimits, StepResult, Turn, now, patiently
 from orchestrator.flow.waiting import after_wait, as_it_now_is, begin_question, begin_wait, take_answers
 
 __all__ = ["StepLimits", "StepResult", "StepRunner"]
@@ -70,13 +70,16 @@ class StepRunner:
         """Execute one step, or end quietly where the doorbell rang for nothing.
 
         Raises:
-            StoreUnavailable: PostgreSQL is away; nothing is lost, the sweep rings again.
+            StoreUnavailable: PostgreSQL stays away; nothing is lost, the sweep rings again.
             NewerJournal: a newer version's worker must go on.
         """
         if self.stopping():
             return StepResult("handed back", "this worker stops", next=Dispatch(task_id, step))
         reach(FaultPoint.STEP_RECEIVED, task_id)
-        claim = self.store.claim(task_id, step, self.owner, self.limits.lease_for)
+        # Without PostgreSQL there is nothing else to do, and a doorbell given up has to be rung again by the sweep.
+        claim = patiently(
+            lambda: self.store.claim(task_id, step, self.owner, self.limits.lease_for), self.limits.store_patience
+        )
         if isinstance(claim, NotClaimed):
             log.info("step.skipped", extra={"task_id": task_id, "step": step, "why": claim.value})
             return StepResult("skipped", claim.value)

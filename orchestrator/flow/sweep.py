@@ -35,6 +35,11 @@ class SweepStore(Protocol):
         flight becomes ``unknown``.
         """
 
+    def ring_again(self, stall: timedelta) -> int:
+        """The broker has lost every doorbell: what was rung and not taken up is due at once, whatever the broker holds
+        by now. Returns how many tasks and delegations that are.
+        """
+
     def ring_due(
         self, limit: int, stall: timedelta, *, busy: bool = False, until: int = LAST_PLACE, ahead: int = -1
     ) -> Sequence[Dispatch]:
@@ -46,7 +51,7 @@ class SweepStore(Protocol):
 
         Args:
             limit: how many at most.
-            stall: see above; longer with each ring that went unanswered.
+            stall: see above; while many messages wait, longer with each ring that went unanswered.
             busy: many messages wait in the broker, so tasks whose doorbell has been rung most likely have theirs among
                 them and are left in peace for some stall times more.
             until: the last place (`orchestrator.domain.turns`) that is wanted.
@@ -62,6 +67,16 @@ class SweepStore(Protocol):
 
     def tenants(self) -> Sequence[TenantLoad]:
         """Tenants with tasks in flight or due, most in flight first."""
+
+
+class Broker(Dispatcher, Protocol):
+    """A dispatcher that tells whether it still has what it was given."""
+
+    def emptied(self) -> bool:
+        """Whether our mark is gone: it was emptied, restarted without its data, or is new. Raises `DispatchFailed`."""
+
+    def mark(self) -> None:
+        """Leave our mark. Raises `DispatchFailed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,7 @@ class SweepResult:
 class Sweep:
     """Recovery by looking: whatever was lost on its way to a worker is sent again from the rows."""
 
-    def __init__(self, store: SweepStore, dispatcher: Dispatcher, limits: SweepLimits) -> None:
+    def __init__(self, store: SweepStore, dispatcher: Broker, limits: SweepLimits) -> None:
         self.store = store
         self.dispatcher = dispatcher
         self.limits = limits
@@ -103,6 +118,7 @@ class Sweep:
     def _ring(self) -> int:
         rung = 0
         try:
+            self._notice_emptied()
             window = Window(self.limits.dispatch_window, self.dispatcher.waiting())
             busy, ahead = window.waiting > QUIET, window.most_urgent
             # Few at a time, since each step has only some under way: they need no place in the window.
@@ -119,6 +135,14 @@ class Sweep:
         except DispatchFailed as error:
             log.warning("sweep.broker_away", extra={"why": str(error), "dispatched": rung})
         return rung
+
+    def _notice_emptied(self) -> None:
+        if not self.dispatcher.emptied():
+            return
+        lost = self.store.ring_again(self.limits.stall)
+        # Marked last: should we die in between, the next sweep does the same again.
+        self.dispatcher.mark()
+        log.warning("sweep.broker_emptied", extra={"rings_again": lost})
 
     def _send(self, doorbells: Sequence[Dispatch]) -> int:
         if doorbells:

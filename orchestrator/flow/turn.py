@@ -316,6 +316,10 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+FIRST_PAUSE = 0.1
+"""Seconds before the second try; doubled with each."""
+
+
 def patiently(write: Callable[[], Written], patience: float) -> Written:
     """Write, trying again for ``patience`` seconds while PostgreSQL is away.
 
@@ -323,12 +327,14 @@ def patiently(write: Callable[[], Written], patience: float) -> Written:
         StoreUnavailable: it stayed away.
     """
     give_up_at = time.monotonic() + patience
-    pause = 0.1
+    pause = FIRST_PAUSE
     while True:
         try:
             return write()
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             if time.monotonic() + pause > give_up_at:
                 raise
+            if pause == FIRST_PAUSE:
+                log.warning("store.away", extra={"why": str(error), "waits_for_seconds": patience})
             time.sleep(pause)
             pause = min(pause * 2, 2.0)

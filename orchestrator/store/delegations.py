@@ -116,7 +116,8 @@ _RING = text("""
         FOR UPDATE OF d SKIP LOCKED
     )
     UPDATE delegations SET
-        due_at = now() + least(CAST(:stall AS interval) * power(2, least(rings, 20)), CAST(:most AS interval)),
+        due_at = now() + least(CAST(:stall AS interval) * power(2, CASE WHEN :busy THEN least(rings, 20) ELSE 0 END),
+                               CAST(:most AS interval)),
         woken = true,
         rings = rings + 1
     FROM due WHERE delegations.id = due.id

@@ -14,7 +14,7 @@ from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.turns import AGED, ALIVE, FLIGHT, IN_FLIGHT, KIND, ONE_AT_A_TIME, TENANT
 
 MAX_STALL = timedelta(minutes=5)
-"""Doorbells that nobody answers are rung ever more seldom, but never more seldom than this."""
+"""While many messages wait, doorbells that nobody answers are rung ever more seldom, but not more seldom than this."""
 
 BUSY_STALLS = 5
 """While many messages wait in the broker, a doorbell counts as lost only after so many stall times."""
@@ -75,7 +75,8 @@ _RING = text(f"""
         FOR UPDATE OF tasks SKIP LOCKED
     )
     UPDATE tasks SET
-        due_at = now() + least(CAST(:stall AS interval) * power(2, least(rings, 20)), CAST(:most AS interval)),
+        due_at = now() + least(CAST(:stall AS interval) * power(2, CASE WHEN :busy THEN least(rings, 20) ELSE 0 END),
+                               CAST(:most AS interval)),
         woken = true,
         rings = rings + 1,
         ready_at = coalesce(ready_at, due_at),
@@ -84,6 +85,19 @@ _RING = text(f"""
     FROM locked JOIN chosen USING (task_id) WHERE tasks.task_id = locked.task_id
     RETURNING tasks.task_id, tasks.next_step, chosen.level, tasks.lane, chosen.nth
 """)  # noqa: S608  # the same
+
+# As if their patience were over, so that they are rung also where the broker has filled up again meanwhile.
+_RING_AGAIN = (
+    text("""
+        UPDATE tasks SET ready_at = coalesce(ready_at, now()), due_at = now() - CAST(:patience AS interval), rings = 0
+        WHERE due_at > now() AND NOT paused AND (lease_until IS NULL OR lease_until < now())
+          AND (state IN ('received', 'processing') OR (state = 'waiting' AND woken))
+    """),
+    text("""
+        UPDATE delegations SET due_at = now() - CAST(:patience AS interval), rings = 0
+        WHERE due_at > now() AND woken AND (lease_until IS NULL OR lease_until < now())
+    """),
+)
 
 _TENANTS = text(f"""
     SELECT who, count(*) FILTER (WHERE kind = 0) AS in_flight, count(*) FILTER (WHERE kind <> 0) AS due FROM (
@@ -163,6 +177,13 @@ class SweepPart(Transactions):
 
         rows = sorted(self.transact(work), key=lambda row: (place_of(row.level, row.lane), row.nth))
         return [Dispatch(row.task_id, row.next_step, row.level, row.lane) for row in rows]
+
+    def ring_again(self, stall: timedelta) -> int:
+        """Make due what was rung and not taken up."""
+        parameters = {"patience": stall * (BUSY_STALLS - 1)}
+        return self.transact(
+            lambda connection: sum(connection.execute(statement, parameters).rowcount for statement in _RING_AGAIN)
+        )
 
     def expire_events(self, limit: int, older_than: timedelta) -> int:
         """Bring early events to their tasks; dead-letter those whose task does not come."""

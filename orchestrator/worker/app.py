@@ -14,7 +14,7 @@ from celery.signals import setup_logging
 from orchestrator import fault_points, logs
 from orchestrator.errors import ConfigurationError
 from orchestrator.settings import get_settings
-from orchestrator.worker.guard import guard_channels
+from orchestrator.worker.guard import guard_channels, guard_reconnecting
 from orchestrator.worker.pool import use_our_threads
 
 
@@ -34,6 +34,7 @@ def make_app() -> Celery:
         sys.stderr.write(f"orchestrator: {error}{hint}\n")
         raise SystemExit(2) from None
     guard_channels()
+    guard_reconnecting()
     use_our_threads()
     app = Celery("orchestrator", set_as_current=True)
     app.config_from_object("celeryconfig")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery
@@ -17,6 +18,9 @@ from orchestrator.worker.chain import ring
 from orchestrator.worker.names import DELEGATION_QUEUES, LANE_QUEUES, broker_priority
 
 _BROKER_TROUBLE = (OperationalError, KombuError, RedisError, OSError)
+
+_MARK = "mark"
+"""A hash beside the queues that goes when they do. (Of the commands that kombu puts its key prefix to.)"""
 
 
 class CeleryDispatcher:
@@ -55,13 +59,23 @@ class CeleryDispatcher:
                 counts = [int(count) for count in pipe.execute()]
                 return [steps + delegations for steps, delegations in zip(counts[::2], counts[1::2], strict=True)]
 
+    def emptied(self) -> bool:
+        """Whether our mark is gone: Redis was emptied, lost its data or is new. Raises `DispatchFailed`."""
+        with self._client("it does not tell whether it was emptied") as client:
+            return not client.hlen(_MARK)
+
+    def mark(self) -> None:
+        """Leave our mark. Raises `DispatchFailed`."""
+        with self._client("it takes no mark") as client:
+            client.hset(_MARK, "left_at", datetime.now(UTC).isoformat())
+
     def backlog(self) -> int:
         """All step and delegation messages that wait in the broker. Raises `DispatchFailed`."""
         return sum(self.waiting())
 
     def broker_info(self) -> Mapping[str, Any]:
         """What Redis says of itself (INFO). Raises `DispatchFailed`."""
-        with self._producer(lambda: "it does not answer") as producer, producer.channel.conn_or_acquire() as client:
+        with self._client("it does not answer") as client:
             info: Mapping[str, Any] = client.info()
             return info
 
@@ -74,6 +88,12 @@ class CeleryDispatcher:
     def close(self) -> None:
         """Close the connections to the broker."""
         self.app.close()
+
+    @contextmanager
+    def _client(self, trouble: str) -> Iterator[Any]:
+        """Redis itself, as Celery talks to it."""
+        with self._producer(lambda: trouble) as producer, producer.channel.conn_or_acquire() as client:
+            yield client
 
     @contextmanager
     def _producer(self, trouble: Callable[[], str]) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""A worker outlives its broker: what kombu does wrong when Redis goes away with messages in hand.
+"""A worker outlives its broker: what kombu does wrong when Redis goes away, with messages in hand or for long.
 
 Without this, restoring or acknowledging a message on a closed channel reads ``connection.client`` of None, an
 AttributeError that no one expects, and the worker process ends with exit code 1. Raised as Redis's own
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kombu.connection import Connection
 from kombu.transport import redis as transport
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -26,3 +27,23 @@ def guard_channels() -> None:
 
     connparams.guarded = True  # type: ignore[attr-defined]  # a mark on the function itself, read above
     transport.Channel._connparams = connparams  # type: ignore[method-assign]  # that is the guard
+
+
+LONGEST_PAUSE = 2.0
+"""Seconds between two attempts to reach Redis again. kombu waits two seconds more each time, up to half a minute, and
+nothing moves for as long after Redis is back."""
+
+
+def guard_reconnecting() -> None:
+    """Let a worker that waits for its broker look often. May be repeated."""
+    original: Any = Connection._ensure_connection
+    if getattr(original, "guarded", False):
+        return
+
+    def ensure_connection(connection: Any, *args: Any, **options: Any) -> Any:
+        if len(args) < 3:  # the pauses are not given by place
+            options = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": LONGEST_PAUSE, **options}
+        return original(connection, *args, **options)
+
+    ensure_connection.guarded = True  # type: ignore[attr-defined]  # a mark on the function itself, read above
+    Connection._ensure_connection = ensure_connection  # type: ignore[assignment,method-assign]  # that is the guard

@@ -279,8 +279,8 @@ class Audit:
                 # Libraries call a lost connection an error; of ours each one counts.
                 logger = str(line.get("logger", ""))
                 errors[event if logger.startswith(("orchestrator", "bridge")) else f"({logger})"] += 1
-        self.verdict.commits_fenced = events["step.fenced"]
-        self.verdict.doorbells_refused = events["step.skipped"]
+        self.verdict.commits_fenced = events["step.fenced"] + events["delegation.fenced"]
+        self.verdict.doorbells_refused = events["step.skipped"] + events["delegation.skipped"]
         self.verdict.late_replies = events["delegation.late_reply"]
         self.verdict.errors_logged = dict(errors)
 

@@ -13,7 +13,7 @@ MARKED = {
     "bridge killed, anywhere": {"bridge.kill", "bridge.pause"},
     "a second bridge comes or goes": {"bridge.second"},
     "beat killed": {"beat.kill"},
-    "Redis emptied": {"redis.flush"},
+    "Redis emptied, or restarted without its data": {"redis.flush"},
     "Redis killed, hanging, away": {"redis.kill", "redis.hang"},
     "connections to Redis cut": {"redis.cut"},
     "PostgreSQL killed, restarted, away": {"postgres.kill", "postgres.restart"},

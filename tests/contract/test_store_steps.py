@@ -255,6 +255,37 @@ def test_while_messages_wait_a_rung_task_is_left_in_peace_and_an_orphan_is_not(s
     assert {bell.task_id for bell in store_world.store.ring_due(10, STALL)} == {"t-rung"}
 
 
+def test_while_nothing_waits_a_lost_doorbell_is_rung_again_after_each_stall_time(store_world: StoreWorld) -> None:
+    """A doorbell that several troubles lost one after another is no reason to wait for minutes after the last."""
+    store_world.task(due_in=AT_ONCE)
+
+    def seconds_until_due(busy: bool) -> float:
+        assert store_world.store.ring_due(10, STALL, busy=busy)
+        ((seconds,),) = store_world.sql("SELECT extract(epoch FROM due_at - now()) FROM tasks")
+        store_world.sql("UPDATE tasks SET due_at = now() - interval '1 hour'")
+        return float(seconds)
+
+    assert [round(seconds_until_due(busy=False)) for _ in range(4)] == [10, 10, 10, 10]
+    assert round(seconds_until_due(busy=True)) > 100
+
+
+def test_a_broker_that_lost_everything_has_what_was_rung_rung_again_and_nothing_else(store_world: StoreWorld) -> None:
+    for task_id in ("t-rung", "t-held", "t-waits", "t-ended", "t-woken"):
+        store_world.task(task_id)
+    held = store_world.claim(task_id="t-held")
+    later = datetime.now(UTC) + timedelta(minutes=5)
+    store_world.end(store_world.claim(task_id="t-waits"), Wait(WaitsFor.RETRY, later, reason_code="agent_down"))
+    store_world.end(store_world.claim(task_id="t-ended"), Complete("done"), a=1)
+    store_world.end(store_world.claim(task_id="t-woken"), Wait(WaitsFor.EVENT, None, same_step=False))
+    store_world.event("t-woken", b=1)
+    assert store_world.store.ring_due(10, STALL) == []
+    assert store_world.store.ring_again(STALL) == 2
+    # Also where the broker has filled up again meanwhile.
+    rung = {bell.task_id for bell in store_world.store.ring_due(10, STALL, busy=True)}
+    assert rung == {"t-rung", "t-woken"}
+    assert store_world.end(held, Complete("done"), a=1).state is TaskState.COMPLETED
+
+
 def test_a_database_that_is_away_is_told() -> None:
     away = PostgresStore(make_engine("postgresql://nobody@127.0.0.1:1/none"))
     with pytest.raises(StoreUnavailable):

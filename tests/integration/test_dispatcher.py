@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.exceptions import OperationalError
+from kombu.utils import functional
 from redis import Redis
 
 from orchestrator.devstack.stack import EmbeddedStack
@@ -16,7 +18,7 @@ from orchestrator.errors import DispatchFailed
 from orchestrator.settings import Settings, read_settings
 from orchestrator.worker import broker
 from orchestrator.worker.dispatcher import CeleryDispatcher
-from orchestrator.worker.guard import guard_channels
+from orchestrator.worker.guard import guard_channels, guard_reconnecting
 from orchestrator.worker.names import STEPS_QUEUE
 
 
@@ -97,6 +99,31 @@ def test_a_broker_that_was_restarted_is_used_again(private_stack: EmbeddedStack)
     dispatcher.dispatch([Dispatch("after", 1)])
     assert dispatcher.backlog() >= 1
     dispatcher.close()
+
+
+def test_an_emptied_redis_has_lost_our_mark(redis_url: str) -> None:
+    dispatcher = dispatcher_on(redis_url)
+    assert dispatcher.emptied()
+    dispatcher.mark()
+    dispatcher.dispatch([Dispatch("a", 1)])
+    assert not dispatcher.emptied()
+    with Redis.from_url(redis_url) as client:
+        assert client.exists("orchestrator:mark")
+        client.flushdb()
+    assert dispatcher.emptied()
+    assert dispatcher.backlog() == 0
+    dispatcher.close()
+
+
+def test_a_worker_that_waits_for_redis_looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard_reconnecting()
+    monkeypatch.setattr(functional, "sleep", lambda _seconds: None)
+    pauses: list[float] = []
+    app = dispatcher_on("redis://127.0.0.1:1/0").app
+    with app.connection_for_read() as connection, pytest.raises(OperationalError):
+        # As Celery's consumer does it, but for the bound.
+        connection.ensure_connection(lambda _error, pause: pauses.append(pause), 6)
+    assert pauses == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
 
 
 def test_what_redis_says_of_itself(redis_url: str) -> None:

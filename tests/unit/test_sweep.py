@@ -1,0 +1,74 @@
+"""What a sweep does when the broker has lost everything, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import StoreUnavailable
+from orchestrator.flow.sweep import Sweep, SweepLimits
+
+
+class Notes:
+    """Store and broker of a sweep that has nothing to ring; notes what it is asked."""
+
+    def __init__(self, emptied: bool, away: bool = False) -> None:
+        self.is_empty = emptied
+        self.away = away
+        self.asked: list[str] = []
+
+    def emptied(self) -> bool:
+        return self.is_empty
+
+    def mark(self) -> None:
+        self.asked.append("mark")
+
+    def ring_again(self, stall: timedelta) -> int:  # noqa: ARG002 - as the store has it
+        self.asked.append("ring again")
+        if self.away:
+            raise StoreUnavailable("away")
+        return 3
+
+    def dispatch(self, doorbells: Sequence[Any]) -> None:  # noqa: ARG002 - as the broker has it
+        raise AssertionError("there is nothing to ring")
+
+    def waiting(self) -> Sequence[int]:
+        return [0] * 10
+
+    def ring_due(self, *_: Any, **__: Any) -> Sequence[Any]:
+        self.asked.append("ring due")
+        return []
+
+    def ring_due_delegations(self, *_: Any, **__: Any) -> Sequence[Any]:
+        return []
+
+    def expire_events(self, *_: Any) -> int:
+        return 0
+
+    def undispatched(self) -> int:
+        return 0
+
+    def tenants(self) -> Sequence[Any]:
+        return []
+
+
+def test_a_broker_that_was_emptied_is_marked_after_all_was_made_due() -> None:
+    notes = Notes(emptied=True)
+    Sweep(notes, notes, SweepLimits()).run()
+    assert notes.asked[:3] == ["ring again", "mark", "ring due"]
+
+
+def test_a_broker_that_has_our_mark_is_left_in_peace() -> None:
+    notes = Notes(emptied=False)
+    Sweep(notes, notes, SweepLimits()).run()
+    assert set(notes.asked) == {"ring due"}
+
+
+def test_without_postgresql_no_mark_is_left_so_that_the_next_sweep_does_it() -> None:
+    notes = Notes(emptied=True, away=True)
+    with pytest.raises(StoreUnavailable):
+        Sweep(notes, notes, SweepLimits()).run()
+    assert notes.asked == ["ring again"]
