@@ -9,16 +9,19 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from orchestrator.agents.yaml_file import expand, schema_defect
-from orchestrator.domain.agent import AgentAuth, AgentLimits, AgentSpec, AgentTimeout
+from orchestrator.domain.agent import AgentAuth, AgentLimits, AgentSpec, AgentTimeout, ApprovalRules
 from orchestrator.domain.retry import RetryPolicy
+from orchestrator.domain.wait import MAX_WAIT_SECONDS
 
 CONTROL_TOOLS = frozenset({"finish", "wait_for_event", "ask_human", "fail", "record"})
 """Names of the planner's own tools: an agent may not have one."""
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+Waiting = Annotated[float, Field(gt=0, le=MAX_WAIT_SECONDS)]
+"""Seconds that a person may take."""
 
 
 def _url(text: str) -> str:
@@ -139,6 +142,27 @@ class LookupEntry(_Part):
     url: Annotated[str, AfterValidator(_lookup_url)]
 
 
+class ApprovalEntry(_Part):
+    """``requires_approval``, where more is to be said than yes: who, and seconds."""
+
+    who: str | None = Field(None, min_length=1, max_length=200)
+    timeout: Waiting | None = None
+    escalate_to: str | None = Field(None, min_length=1, max_length=200)
+    escalate_after: Waiting | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ApprovalEntry:
+        if (self.escalate_to is None) != (self.escalate_after is None):
+            raise ValueError("escalate_to and escalate_after go together")
+        if self.timeout is not None and self.escalate_after is not None and self.escalate_after >= self.timeout:
+            raise ValueError("escalate_after must be less than timeout")
+        return self
+
+    def rules(self) -> ApprovalRules:
+        """The rules as the flow knows them."""
+        return ApprovalRules(**self.model_dump())
+
+
 class AgentEntry(_Part):
     """One entry."""
 
@@ -160,7 +184,7 @@ class AgentEntry(_Part):
     limits: LimitsEntry = LimitsEntry()
     compensate: dict[str, Any] | None = None
     cancel: dict[str, Any] | None = None
-    requires_approval: bool = False
+    requires_approval: StrictBool | ApprovalEntry = False
     enabled: bool = True
     max_reply_bytes: int = Field(1_000_000, ge=100, le=100_000_000)
 
@@ -171,7 +195,7 @@ class AgentEntry(_Part):
             raise ValueError(f"protocol {self.protocol!r} is not supported; use http")
         if self.name in CONTROL_TOOLS:
             raise ValueError(f"{self.name!r} is the name of a tool of the planner; choose another")
-        for key in ("requires_approval", "compensate", "cancel"):
+        for key in ("compensate", "cancel"):
             if getattr(self, key):
                 raise ValueError(f"{key} is not supported by this version; leave it out")
         if self.input_schema.get("type", "object") != "object":
@@ -197,6 +221,10 @@ class AgentEntry(_Part):
             auth=AgentAuth(**self.auth.model_dump()) if self.auth else None,
             health=self.health,
             limits=AgentLimits(**self.limits.model_dump()),
+            requires_approval=bool(self.requires_approval),
+            approval=self.requires_approval.rules()
+            if isinstance(self.requires_approval, ApprovalEntry)
+            else ApprovalRules(),
             enabled=self.enabled,
             max_reply_bytes=self.max_reply_bytes,
         )

@@ -40,6 +40,16 @@ class AgentLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRules:
+    """Who approves calls, and what happens while nobody does; times in seconds."""
+
+    who: str | None = None
+    timeout: float | None = None
+    escalate_to: str | None = None
+    escalate_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSpec:
     """One entry of agents.yaml."""
 
@@ -66,6 +76,8 @@ class AgentSpec:
     compensate: Mapping[str, Any] | None = None
     cancel: Mapping[str, Any] | None = None
     requires_approval: bool = False
+    """Whether a person must approve each call before it is made."""
+    approval: ApprovalRules = ApprovalRules()
     enabled: bool = True
     max_reply_bytes: int = 1_000_000
 

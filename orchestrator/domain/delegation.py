@@ -13,6 +13,10 @@ NOT_SENT = "not_sent"
 """Code of a call that never left, since its time was over before."""
 
 
+DECLINED = "declined"
+"""Error code of a call that a person declined: it was never made, and fails no step."""
+
+
 class DelegationState(JournalValue):
     """A delegation is a row before it is a request."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import Cancel, Committed, Fail, GoOn, Settlement, StepCommit, Wait
+from orchestrator.flow.approval import approvals_for, wait_for_approvals
 from orchestrator.flow.delegate import (
     Exchange,
     exchange_with,
@@ -22,10 +23,17 @@ from orchestrator.flow.delegate import (
 from orchestrator.flow.fan_out import begin_fan_out, conclude, join
 from orchestrator.flow.ports import AgentClient, Agents
 from orchestrator.flow.turn import StepResult, Turn, now
+from orchestrator.flow.waiting import wait_for_people
 
 
 def begin_calls(turn: Turn, decision: Decision, agents: Agents, client: AgentClient) -> StepResult:
     """Commit a decision with its delegations, and carry it out: one call here, several beside the step."""
+    if asked := approvals_for(turn, decision, agents):
+        for question in asked:
+            turn.ask(question)
+        rows = new_delegations(turn.task, turn.lease.step, decision, agents)
+        wait = wait_for_people(asked, same_step=True)
+        return turn.end(StepCommit(wait, decision=decision, delegations=rows))
     if len(decision.calls) > 1:
         return begin_fan_out(turn, decision, agents)
     rows = new_delegations(turn.task, turn.lease.step, decision, agents)
@@ -47,6 +55,8 @@ def carry_out(
         ours: the delegation that is in flight by our own commit and not sent yet.
         committed: what that commit said.
     """
+    if (wait := wait_for_approvals(turn)) is not None:
+        return turn.end(StepCommit(wait))
     if len(turn.delegations) > 1:
         return join(turn, agents)
     while True:

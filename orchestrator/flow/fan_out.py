@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from orchestrator.domain.decision import Decision
-from orchestrator.domain.delegation import Delegation, DelegationState
+from orchestrator.domain.delegation import DECLINED, Delegation, DelegationState
 from orchestrator.domain.journal import Fail, FanOut, Join, StepCommit, Then
 from orchestrator.domain.task import PartialFailure, Task
 from orchestrator.flow.delegate import new_delegations, parked, provided
@@ -42,7 +42,7 @@ def join(turn: Turn, agents: Agents) -> StepResult:
 def conclude(turn: Turn, agents: Agents) -> Then:
     """What a step comes to once all its delegations have ended: failed by the task's policy, or gone on."""
     delegations = [delegation for _, delegation in sorted(turn.delegations.items())]
-    failed = [one for one in delegations if one.state is DelegationState.FAILED]
+    failed = [one for one in delegations if _has_failed(one)]
     succeeded = [one for one in delegations if one.state is DelegationState.SUCCEEDED]
     policy = policy_of(turn.task, turn.limits)
     if failed and (policy is PartialFailure.ALL or (policy is PartialFailure.ANY and not succeeded)):
@@ -76,7 +76,11 @@ def _is_under_way(one: Delegation, all_of_them: Iterable[Delegation], turn: Turn
         return False
     never_sent = one.state is DelegationState.PENDING and one.attempts == 0 and one.due_at is None
     stop = fan_out_of(turn.task, turn.limits).stop_on_failure
-    return not (never_sent and stop and any(other.state is DelegationState.FAILED for other in all_of_them))
+    return not (never_sent and stop and any(_has_failed(other) for other in all_of_them))
+
+
+def _has_failed(one: Delegation) -> bool:
+    return one.state is DelegationState.FAILED and one.error_code != DECLINED
 
 
 def _failure(failed: list[Delegation], count: int) -> Fail:

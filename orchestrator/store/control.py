@@ -34,6 +34,7 @@ _SEND_AGAIN = text("""
     UPDATE delegations SET state = CASE WHEN error_code = 'reply_invalid' THEN 'unknown' ELSE 'pending' END,
         finished_at = NULL
     WHERE task_id = :task_id AND step_number = :step AND state = 'failed'
+      AND error_code IS DISTINCT FROM 'declined'
 """)
 # Of a parallel step: what waits for a later moment is tried now, and what waits for a person is looked at once more.
 _TRY_NOW = text("""

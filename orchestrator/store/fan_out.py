@@ -22,7 +22,8 @@ _RELEASE = text("""
           AND NOT parked
     ), failed AS (
         SELECT EXISTS (SELECT FROM delegations
-                       WHERE task_id = :task_id AND step_number = :step AND state = 'failed') AS any
+                       WHERE task_id = :task_id AND step_number = :step AND state = 'failed'
+                         AND error_code IS DISTINCT FROM 'declined') AS any
     ), next AS (
         SELECT index FROM open, failed
         WHERE due_at IS NULL AND NOT (:stop_on_failure AND failed.any AND state = 'pending' AND attempts = 0)

@@ -37,3 +37,41 @@ def test_a_wait_by_the_guide_alone_with_everything_killed_in_between(system: Sys
     assert system.data("parcel-7")["delivered_at"] == "2026-11-24"
     # The other parcel's event asked nobody: one wait, and the end.
     assert len(system.store.history("parcel-7")) == 2
+
+
+def test_an_approval_by_the_guide_alone_with_the_worker_killed_in_between(system: System) -> None:
+    document = "docs/asking-people.md"
+    save_files(document, system.folder, {})
+    system.env["ORCHESTRATOR_AGENTS"] = str(system.folder / "agents.yaml")
+    worker = system.start_one("worker")
+    system.start("bridge", "beat")
+    _, submit, questions, approve = commands(document)
+    type_in(submit, system.folder, system.env)
+    system.wait_for_state("mail-1", "waiting")
+    worker.kill()
+    with redis.Redis.from_url(system.env["REDIS_URL"]) as broker:
+        broker.flushdb()
+    shown = type_in(questions, system.folder, system.env)
+    assert "sales@northwind.example" in shown and "orchestrator task approve mail-1" in shown
+    system.start("worker")
+    assert "completed" in type_in(approve, system.folder, system.env)
+    (step,) = system.store.history("mail-1")
+    assert step.questions[0].why == "the contract is signed"
+    assert len(step.delegations) == 1 and step.delegations[0].attempts == 1
+
+
+def test_an_answer_over_kafka_and_a_wrong_one_before_it(system: System) -> None:
+    document = "docs/asking-people.md"
+    save_files(document, system.folder, {})
+    system.env["ORCHESTRATOR_AGENTS"] = str(system.folder / "agents.yaml")
+    system.start("bridge", "worker", "beat")
+    _, submit, _, _ = commands(document)
+    type_in(submit, system.folder, system.env)
+    system.wait_for_state("mail-1", "waiting")
+    wait_for(lambda: system.store.questions(task_id="mail-1"), what="the question")
+    system.produce_event("mail-1", "task.answer", answer="perhaps")
+    letters = wait_for(lambda: system.store.dead_letters(), what="the wrong answer is set aside")
+    assert [letter.reason for letter in letters] == ["answer_refused"]
+    system.produce_event("mail-1", "task.answer", question="1.0", answer="approve", by="M. Okafor")
+    system.wait_for_state("mail-1", "completed")
+    assert system.store.history("mail-1")[0].questions[0].answered_by == "M. Okafor"
