@@ -11,5 +11,6 @@ if __name__ == "__main__":
         credit_score.agent,
         sanctions_screening.agent,
         contract_draft.agent,
+        contract_draft.undo,
         notification.agent,
     )

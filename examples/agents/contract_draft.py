@@ -1,7 +1,8 @@
 """Contract draft: draws up a supply contract. An agent with a side effect: each call makes a contract.
 
 Called twice with one Idempotency-Key it makes one contract and answers twice with it. It refuses for good (422)
-what must not be signed. Copy this one for an agent that changes something.
+what must not be signed. ``contract_withdraw`` beside it undoes a draft: agents.yaml names it under ``compensate``.
+Copy this one for an agent that changes something.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import Any
 
 from ._server import Agent, Call, Problem, serve
 
+DRAFTS: dict[str, str] = {}
+"""Contract id → ``drafted`` or ``withdrawn``; a real agent keeps them in its database."""
+
 
 def draft(call: Call) -> dict[str, Any]:
     """A contract with a supplier that is screened, scored and approved."""
@@ -18,6 +22,7 @@ def draft(call: Call) -> dict[str, Any]:
     if call.text("sanctions_status") != "clear":
         raise Problem(422, "Supplier is sanctioned", f"{legal_name} is on a sanctions list: no contract may be drafted")
     contract_id = f"CT-{uuid.uuid4().hex[:8]}"
+    DRAFTS[contract_id] = "drafted"
     return {
         "contract_id": contract_id,
         "contract_url": f"https://contracts.example/{contract_id}",
@@ -26,12 +31,22 @@ def draft(call: Call) -> dict[str, Any]:
     }
 
 
+def withdraw(call: Call) -> dict[str, Any]:
+    """Take a draft back. Withdrawing one that is withdrawn already is no mistake: it is gone, which was wanted."""
+    contract_id = call.text("contract_id")
+    if contract_id not in DRAFTS:
+        raise Problem(404, "Contract unknown", f"there is no contract {contract_id} here")
+    DRAFTS[contract_id] = "withdrawn"
+    return {"contract_id": contract_id, "status": "withdrawn"}
+
+
 def payment_terms(credit_score: int) -> int:
     """Days until we pay: the weaker the supplier, the sooner it needs the money."""
     return 60 if credit_score >= 75 else 30 if credit_score >= 50 else 14
 
 
 agent = Agent("contract_draft", draft, side_effects=True)
+undo = Agent("contract_withdraw", withdraw, side_effects=True)
 
 if __name__ == "__main__":
-    serve(agent)
+    serve(agent, undo)

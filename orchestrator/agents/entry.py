@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from orchestrator.agents.yaml_file import expand, schema_defect
-from orchestrator.domain.agent import AgentAuth, AgentLimits, AgentSpec, AgentTimeout, ApprovalRules
+from orchestrator.domain.agent import AgentAuth, AgentLimits, AgentSpec, AgentTimeout, ApprovalRules, Compensate
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.wait import MAX_WAIT_SECONDS
 
@@ -163,6 +163,46 @@ class ApprovalEntry(_Part):
         return ApprovalRules(**self.model_dump())
 
 
+def _undo_places(places: Any) -> dict[str, str]:
+    """The input of a compensation: names, and pointers into what is known of the delegation."""
+    if not isinstance(places, dict) or not places:
+        raise ValueError("must be a mapping of names to pointers such as /reply/contract_id")
+    for name, place in places.items():
+        if not isinstance(name, str) or not name or not isinstance(place, str):
+            raise ValueError(f"{name!r}: {place!r} is no name with a pointer")
+        top = place.split("/")[1] if place.startswith("/") else ""
+        if top not in UNDO_SOURCES or (top in {"key", "task_id"} and place != f"/{top}"):
+            raise ValueError(f"{place!r} must point into /arguments or /reply, or be /key or /task_id")
+    return dict(places)
+
+
+UNDO_SOURCES = ("arguments", "reply", "key", "task_id")
+"""What a compensation may be told of the delegation that it undoes."""
+
+
+class CompensateEntry(_Part):
+    """``compensate``: where and with what a completed call is undone."""
+
+    url: Url
+    input: Annotated[dict[str, str], BeforeValidator(_undo_places)] | None = None
+    idempotent: bool = False
+    lookup: LookupEntry | None = None
+    timeout: TimeoutEntry | None = None
+    retry: RetryEntry | None = None
+
+    def spec(self) -> Compensate:
+        """The entry as the flow knows it."""
+        parts: dict[str, Any] = {} if self.input is None else {"input": self.input}
+        return Compensate(
+            self.url,
+            idempotent=self.idempotent,
+            lookup=self.lookup.url if self.lookup else None,
+            timeout=self.timeout.timeout() if self.timeout else None,
+            retry=RetryPolicy(**self.retry.model_dump()) if self.retry else None,
+            **parts,
+        )
+
+
 class AgentEntry(_Part):
     """One entry."""
 
@@ -182,7 +222,7 @@ class AgentEntry(_Part):
     auth: AuthEntry | None = None
     health: Url | None = None
     limits: LimitsEntry = LimitsEntry()
-    compensate: dict[str, Any] | None = None
+    compensate: CompensateEntry | None = None
     cancel: dict[str, Any] | None = None
     requires_approval: StrictBool | ApprovalEntry = False
     enabled: bool = True
@@ -195,11 +235,29 @@ class AgentEntry(_Part):
             raise ValueError(f"protocol {self.protocol!r} is not supported; use http")
         if self.name in CONTROL_TOOLS:
             raise ValueError(f"{self.name!r} is the name of a tool of the planner; choose another")
-        for key in ("compensate", "cancel"):
+        for key in ("cancel",):
             if getattr(self, key):
                 raise ValueError(f"{key} is not supported by this version; leave it out")
         if self.input_schema.get("type", "object") != "object":
             raise ValueError("input_schema must describe an object: a model calls tools with named arguments")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_undone(self) -> AgentEntry:
+        """Refuse a compensation that could never be called."""
+        if self.compensate is None:
+            return self
+        if not self.side_effects:
+            raise ValueError("compensate: an agent without side effects (side_effects: false) has nothing to undo")
+        schemas = {"arguments": self.input_schema, "reply": self.output_schema or {}}
+        for name, place in (self.compensate.input or {}).items():
+            _, top, *rest = place.split("/")
+            schema = schemas.get(top, {})
+            known = schema.get("properties", {})
+            field = rest[0].replace("~1", "/").replace("~0", "~") if rest else None
+            if field is not None and field not in known and schema.get("additionalProperties") is False:
+                which = "input_schema" if top == "arguments" else "output_schema"
+                raise ValueError(f"compensate.input.{name}: {place} is never there, {which} knows no {field!r}")
         return self
 
     def spec(self) -> AgentSpec:
@@ -225,6 +283,7 @@ class AgentEntry(_Part):
             approval=self.requires_approval.rules()
             if isinstance(self.requires_approval, ApprovalEntry)
             else ApprovalRules(),
+            compensate=self.compensate.spec() if self.compensate else None,
             enabled=self.enabled,
             max_reply_bytes=self.max_reply_bytes,
         )

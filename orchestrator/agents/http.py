@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from orchestrator import __version__
@@ -93,11 +93,10 @@ class HttpAgentClient:
         return _keepable(self._look_up(agent, request))
 
     def _call(self, agent: AgentSpec, request: AgentRequest) -> AgentOutcome:
-        document = {
-            "task": request.task,
-            "input": request.arguments,
-            "context": {"task_id": request.task_id, "step": request.step},
-        }
+        context: dict[str, Any] = {"task_id": request.task_id, "step": request.step}
+        if request.compensates is not None:
+            context["compensates"] = request.compensates
+        document = {"task": request.task, "input": request.arguments, "context": context}
         body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
         total = agent.timeout.total
         if request.send_before is not None:

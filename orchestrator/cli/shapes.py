@@ -191,6 +191,7 @@ def agent_json(agent: AgentSpec) -> dict[str, Any]:
         "side_effects": agent.side_effects,
         "idempotent": agent.idempotent,
         "requires_approval": agent.requires_approval,
+        "compensate": None if agent.compensate is None else agent.compensate.url,
         "enabled": agent.enabled,
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from orchestrator.domain.retry import RetryPolicy
@@ -50,6 +50,22 @@ class ApprovalRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Compensate:
+    """How a completed delegation of an agent is undone: one more call, to an address of its own."""
+
+    url: str
+    input: Mapping[str, str] = field(default_factory=lambda: {"arguments": "/arguments", "reply": "/reply"})
+    """Input name → JSON pointer into ``{"arguments", "reply", "key", "task_id"}`` of the delegation."""
+    idempotent: bool = False
+    """Whether a repeated Idempotency-Key is answered with the first reply, undoing nothing twice."""
+    lookup: str | None = None
+    timeout: AgentTimeout | None = None
+    """None: the agent's own."""
+    retry: RetryPolicy | None = None
+    """None: the agent's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSpec:
     """One entry of agents.yaml."""
 
@@ -73,7 +89,7 @@ class AgentSpec:
     auth: AgentAuth | None = None
     health: str | None = None
     limits: AgentLimits = AgentLimits()
-    compensate: Mapping[str, Any] | None = None
+    compensate: Compensate | None = None
     cancel: Mapping[str, Any] | None = None
     requires_approval: bool = False
     """Whether a person must approve each call before it is made."""
@@ -85,6 +101,21 @@ class AgentSpec:
     def may_repeat(self) -> bool:
         """Whether a call whose outcome is unknown may be sent again under the same key."""
         return self.idempotent or not self.side_effects
+
+    def as_undo(self) -> AgentSpec | None:
+        """The agent as it is called to undo what it did; None where it cannot."""
+        if self.compensate is None:
+            return None
+        return replace(
+            self,
+            url=self.compensate.url,
+            output_schema=None,
+            side_effects=True,
+            idempotent=self.compensate.idempotent,
+            lookup=self.compensate.lookup,
+            timeout=self.compensate.timeout or self.timeout,
+            retry=self.compensate.retry or self.retry,
+        )
 
     def required_context_fields(self) -> tuple[str, ...]:
         """The context fields that must have a value before the agent can be called."""

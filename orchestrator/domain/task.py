@@ -68,8 +68,8 @@ _MOVES: Mapping[TaskState, frozenset[TaskState]] = {
         {TaskState.PROCESSING, TaskState.COMPENSATING, TaskState.CANCELED, TaskState.FAILED, TaskState.WAITING}
     ),
     TaskState.COMPENSATING: frozenset({TaskState.COMPENSATING, TaskState.FAILED, TaskState.CANCELED}),
-    # A person's retry or rerun opens an ended task again.
-    TaskState.COMPLETED: frozenset({TaskState.PROCESSING}),
+    # A person's retry or rerun opens an ended task again; a person's undo undoes it.
+    TaskState.COMPLETED: frozenset({TaskState.PROCESSING, TaskState.COMPENSATING}),
     TaskState.FAILED: frozenset({TaskState.PROCESSING, TaskState.COMPENSATING}),
     TaskState.CANCELED: frozenset({TaskState.PROCESSING, TaskState.COMPENSATING}),
 }
@@ -126,6 +126,11 @@ class Task:
     """Leases of the present step that ended without a commit (its worker died)."""
     ended_at: datetime | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    undo: Mapping[str, Any] | None = None
+    """Who asked for its undo and how it ends (``asked``, ``then``, ``reason_code``, ``reason``, ``who``, ``why``); kept
+    after it, with how many calls could not be undone (``left``): then only a restart is possible."""
+    steps_before: int = 0
+    """Steps that a restart or rerun left behind; they do not count against the step limit."""
 
     @property
     def urgency(self) -> int:

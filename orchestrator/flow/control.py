@@ -1,4 +1,7 @@
-"""A person's hand: retry, rerun, cancel. The store writes and audits; the doorbell is rung after the commit."""
+"""A person's hand: retry, rerun, cancel, undo, restart.
+
+The store writes and audits; the doorbell is rung after the commit.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from orchestrator.domain.journal import Dispatch
-from orchestrator.domain.task import Task
+from orchestrator.domain.task import Task, TaskState
 from orchestrator.errors import DispatchFailed
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import ControlStore, Dispatcher
@@ -36,9 +39,20 @@ class Control:
         """Go on from the context before ``step`` with ``edits`` on top, under a new step number."""
         return self._ring(self.store.rerun(task_id, step, edits, who=who, why=why))
 
-    def cancel(self, task_id: str, *, who: str, why: str) -> Task:
-        """End the task, at once or at its next boundary."""
-        return self.store.cancel(task_id, who=who, why=why)
+    def cancel(self, task_id: str, *, who: str, why: str, undo: bool = False) -> Task:
+        """End the task, at once or at its next boundary; ``undo``: after what it did is undone."""
+        task = self.store.cancel(task_id, who=who, why=why, undo=undo)
+        if task.state is TaskState.COMPENSATING:
+            self._ring(Dispatch(task_id, task.next_step, task.priority))
+        return task
+
+    def undo(self, task_id: str, *, who: str, why: str) -> Dispatch:
+        """Undo what an ended task did."""
+        return self._ring(self.store.undo(task_id, who=who, why=why))
+
+    def restart(self, task_id: str, edits: Mapping[str, Any], *, who: str, why: str) -> Dispatch:
+        """Begin anew from the task's first context with ``edits`` on top, under new step numbers."""
+        return self._ring(self.store.restart(task_id, edits, who=who, why=why))
 
     def _ring(self, doorbell: Dispatch) -> Dispatch:
         ring(self.dispatcher, doorbell)

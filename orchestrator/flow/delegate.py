@@ -242,15 +242,28 @@ def _still_running(
 
 
 def _again(
-    agent: AgentSpec, delegation: Delegation, code: str, detail: str, retry_after: float | None, now: datetime
+    agent: AgentSpec,
+    delegation: Delegation,
+    code: str,
+    detail: str,
+    retry_after: float | None,
+    now: datetime,
+    *,
+    may_have_acted: bool = False,
 ) -> Verdict:
     reason = f"{agent.name}: {detail} (attempt {delegation.attempts} of {agent.retry.max_attempts})"
     # An attempt that was too late to be made says nothing of the agent: the time went to a pause of ours.
     if code != NOT_SENT and agent.retry.exhausted(delegation.attempts):
-        return _failed(delegation, code, reason)
+        return _failed(delegation, code, reason, may_have_acted=may_have_acted)
     due_at = now + timedelta(seconds=agent.retry.delay(delegation.attempts, retry_after))
     return Verdict(
-        Settlement(delegation.index, DelegationState.PENDING, error_code=code, error=detail),
+        Settlement(
+            delegation.index,
+            DelegationState.PENDING,
+            error_code=code,
+            error=detail,
+            may_have_acted=may_have_acted,
+        ),
         Wait(
             WaitsFor.RETRY,
             due_at,
@@ -261,15 +274,16 @@ def _again(
     )
 
 
-def _failed(delegation: Delegation, code: str, reason: str) -> Verdict:
-    return Verdict(
-        Settlement(delegation.index, DelegationState.FAILED, error_code=code, error=reason), Fail(code, reason)
+def _failed(delegation: Delegation, code: str, reason: str, *, may_have_acted: bool = False) -> Verdict:
+    settlement = Settlement(
+        delegation.index, DelegationState.FAILED, error_code=code, error=reason, may_have_acted=may_have_acted
     )
+    return Verdict(settlement, Fail(code, reason))
 
 
 def _unknown(agent: AgentSpec, delegation: Delegation, outcome: OutcomeUnknown, now: datetime) -> Verdict:
     if agent.may_repeat:
-        return _again(agent, delegation, outcome.code, outcome.detail, None, now)
+        return _again(agent, delegation, outcome.code, outcome.detail, None, now, may_have_acted=True)
     if agent.lookup:
         overdue = (now - delegation.deadline_at).total_seconds() if delegation.deadline_at else 0.0
         if overdue > LOOK_UP_FOR:

@@ -34,6 +34,7 @@ from orchestrator.domain.journal import (
 from orchestrator.domain.message import Message, Record
 from orchestrator.domain.task import Task
 from orchestrator.domain.turns import Window
+from orchestrator.domain.undo import Undoing
 from orchestrator.flow.planning import Planner as Planner
 from orchestrator.flow.planning import PlanRequest as PlanRequest
 
@@ -213,8 +214,17 @@ class ControlStore(Protocol):
         Not while a worker holds the task's lease.
         """
 
-    def cancel(self, task_id: str, *, who: str, why: str) -> Task:
-        """End the task: at once where no step runs, else at its next boundary."""
+    def cancel(self, task_id: str, *, who: str, why: str, undo: bool = False) -> Task:
+        """End the task: at once where no step runs, else at its next boundary; ``undo``: once it is undone."""
+
+    def undo(self, task_id: str, *, who: str, why: str) -> Dispatch:
+        """Undo what an ended task did: failed, canceled or completed. Again: try once more what could not be undone."""
+
+    def restart(self, task_id: str, edits: Mapping[str, Any], *, who: str, why: str) -> Dispatch:
+        """Begin anew from the first context, with what events told since and ``edits``, under new step numbers.
+
+        The journal is kept, its steps superseded. Not while a worker holds the task's lease, nor during an undo.
+        """
 
 
 class ReadStore(Protocol):
@@ -242,6 +252,9 @@ class ReadStore(Protocol):
 
     def offers(self, digests: Sequence[str]) -> Mapping[str, Offer]:
         """What planners were offered, by digest; digests not on record are left out."""
+
+    def undo_items(self, task_id: str) -> Sequence[Undoing]:
+        """Every delegation that acted or may have acted on the world, newest first, with its compensation."""
 
     def updates(self, task_id: str, after_id: int = 0) -> Sequence[OutboxRow]:
         """The task's updates in order, for following it live."""
@@ -291,6 +304,8 @@ class AgentRequest:
     send_before: datetime | None = None
     """The delegation's deadline: a call that has not left by then must not leave any more. Another worker may have
     taken over meanwhile, been told by the agent's look-up that the call was never received, and sent it."""
+    compensates: str | None = None
+    """Idempotency key of the delegation that this call undoes."""
 
 
 class AgentClient(Protocol):

@@ -25,7 +25,12 @@ def used_up(turn: Turn) -> Fail | None:
             )
         return Fail("deadline_passed", f"the task's deadline {turn.ends_at.isoformat()} has passed")
     undecided = turn.step is None or turn.step.decision is None
-    if budget.steps is not None and undecided and turn.lease.step > budget.steps and not turn.context.is_complete:
+    if (
+        budget.steps is not None
+        and undecided
+        and turn.lease.step - task.steps_before > budget.steps
+        and not turn.context.is_complete
+    ):
         return Fail(
             Resource.STEPS.code,
             f"all of the task's {budget.steps} steps are used and fields are still missing. "

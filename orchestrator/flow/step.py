@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Protocol
 
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.journal import (
@@ -23,11 +24,12 @@ from orchestrator.domain.journal import (
     Then,
     Wait,
 )
-from orchestrator.domain.task import WaitsFor
+from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.errors import BadAnswer, BudgetExhausted, LeaseLost, NoRoute, PlannerRefused, PlannerUnavailable
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.carry_out import begin_calls, carry_out
 from orchestrator.flow.claims import recorded_changes
+from orchestrator.flow.compensate import Undo, UndoStore
 from orchestrator.flow.decide import decide, in_vain
 from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, PlanRequest, StepStore
 from orchestrator.flow.progress import no_progress, same_again, used_up
@@ -40,13 +42,17 @@ __all__ = ["StepLimits", "StepResult", "StepRunner"]
 log = logging.getLogger(__name__)
 
 
+class CourseStore(StepStore, UndoStore, Protocol):
+    """What a task's course reads and writes, forward and back."""
+
+
 class StepRunner:
     """Runs steps. One a process, shared by its threads; holds no state of a task."""
 
     def __init__(
         self,
         *,
-        store: StepStore,
+        store: CourseStore,
         planner: Planner,
         agents: Agents,
         event_types: EventTypes,
@@ -84,10 +90,11 @@ class StepRunner:
             log.info("step.skipped", extra={"task_id": task_id, "step": step, "why": claim.value})
             return StepResult("skipped", claim.value)
         reach(FaultPoint.STEP_CLAIMED, task_id)
-        turn = Turn(self.store, claim, self.event_types, self.limits, self.stopping)
         with self.leases.hold(claim.lease):
             try:
-                return self._run(turn)
+                if claim.task.state is TaskState.COMPENSATING:
+                    return Undo(self.store, claim, self.agents, self.client, self.limits, self.stopping).run()
+                return self._run(Turn(self.store, claim, self.event_types, self.limits, self.stopping))
             except LeaseLost as error:
                 log.warning("step.fenced", extra={"task_id": task_id, "step": step, "why": str(error)})
                 return StepResult("fenced", "another worker took this step over")

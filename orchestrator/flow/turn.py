@@ -78,7 +78,8 @@ class StepResult:
     """How an execution of a step ended, for logs and Flower: no context data, no secrets."""
 
     outcome: str
-    """``next``, ``completed``, ``waiting``, ``failed``, ``canceled``, ``skipped``, ``fenced`` or ``handed back``."""
+    """``next``, ``completed``, ``waiting``, ``failed``, ``canceled``, ``skipped``, ``fenced`` or ``handed back``; of an
+    undo: ``undoing`` or ``undone``."""
     detail: str = ""
     next: Dispatch | None = None
     """The successor to send, where there is one."""
@@ -307,6 +308,10 @@ def _result(task: Task, then: Then, committed: Committed) -> StepResult:
             return StepResult("waiting", f"agent: {then.reason}", doorbells=committed.doorbells)
         case TaskState.FAILED if isinstance(then, Fail):
             return StepResult("failed", f"{then.code}: {then.reason}")
+        case TaskState.COMPENSATING if isinstance(then, Fail):
+            return StepResult("failed", f"{then.code}: {then.reason}; what was done is undone now")
+        case TaskState.COMPENSATING:
+            return StepResult("undoing", next=Dispatch(task.task_id, committed.next_step, task.urgency, task.lane))
         case state:
             return StepResult(state.value)
 

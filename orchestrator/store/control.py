@@ -14,18 +14,22 @@ from orchestrator.domain.decision import DecisionKind
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 from orchestrator.errors import NotAllowed
+from orchestrator.store.audit import audit
+from orchestrator.store.context_rows import write_changes
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.published import update_body
 from orchestrator.store.read import load_context, not_found
-from orchestrator.store.rows import changes_of, changes_to_json, origin_to_json, step_of, task_of
+from orchestrator.store.rows import changes_of, step_of, task_of
 from orchestrator.store.tell import tell
+from orchestrator.store.undo import tell_undo
+from orchestrator.store.undo_begin import anything_to_undo, load_items, undo_of
 
 _LOCK = text("SELECT *, coalesce(lease_until >= now(), false) AS held FROM tasks WHERE task_id = :task_id FOR UPDATE")
 _CALLING = text("""
     SELECT count(*) FROM delegations WHERE task_id = :task_id AND lease_until >= now() AND state = 'in_flight'
 """)
 _STEP = text("SELECT * FROM steps WHERE task_id = :task_id AND step_number = :step")
-_NEWEST_STEP = text("SELECT coalesce(max(step_number), 0) FROM steps WHERE task_id = :task_id")
+NEWEST_STEP = text("SELECT coalesce(max(step_number), 0) FROM steps WHERE task_id = :task_id")
 _OPEN_AGAIN = text("""
     UPDATE steps SET state = 'open', finished_at = NULL, attempts = 0 WHERE task_id = :task_id AND step_number = :step
 """)
@@ -43,12 +47,12 @@ _TRY_NOW = text("""
       AND (lease_until IS NULL OR lease_until < now())
 """)
 _LATER = text("SELECT changes FROM context_versions WHERE task_id = :task_id AND version > :version ORDER BY version")
-_SUPERSEDE = text("UPDATE steps SET superseded = true WHERE task_id = :task_id AND step_number >= :step")
+SUPERSEDE = text("UPDATE steps SET superseded = true WHERE task_id = :task_id AND step_number >= :step")
 _RESTART = text("""
     UPDATE tasks SET state = 'processing', waits_for = NULL, wait = '{}', next_step = :next_step, epoch = epoch + 1,
         lease_owner = NULL, lease_until = NULL, lost_leases = 0, rings = 0, woken = false, cancel_requested = false,
         reason_code = NULL, reason = NULL, ended_at = NULL, idle_steps = 0, due_at = now() + CAST(:stall AS interval),
-        updated_at = now()
+        undo = NULL, steps_before = coalesce(CAST(:steps_before AS integer), steps_before), updated_at = now()
     WHERE task_id = :task_id
 """)
 _RAISE = text("UPDATE tasks SET budget_raised = CAST(:raised AS jsonb) WHERE task_id = :task_id")
@@ -58,35 +62,27 @@ _MAKE_DUE = text("""
 """)
 _CANCEL_NOW = text("""
     UPDATE tasks SET state = 'canceled', waits_for = NULL, due_at = NULL, epoch = epoch + 1, lease_owner = NULL,
-        lease_until = NULL, reason_code = 'canceled', reason = :reason, ended_at = now(), updated_at = now()
+        lease_until = NULL, reason_code = 'canceled', reason = :reason, ended_at = now(), updated_at = now(),
+        undo = NULL
     WHERE task_id = :task_id
 """)
-_CANCEL_LATER = text("UPDATE tasks SET cancel_requested = true, updated_at = now() WHERE task_id = :task_id")
+_CANCEL_LATER = text("""
+    UPDATE tasks SET cancel_requested = true, undo = coalesce(CAST(:undo AS jsonb), undo), updated_at = now()
+    WHERE task_id = :task_id
+""")
+_UNDO = text("""
+    UPDATE tasks SET state = 'compensating', undo = CAST(:undo AS jsonb), waits_for = NULL, wait = '{}', woken = true,
+        due_at = now() + CAST(:stall AS interval), rings = 0, lost_leases = 0, cancel_requested = false,
+        epoch = epoch + 1, lease_owner = NULL, lease_until = NULL, ended_at = NULL, reason_code = :reason_code,
+        reason = :reason, updated_at = now()
+    WHERE task_id = :task_id
+    RETURNING *
+""")
 _STATE = text("""
     UPDATE task_contexts SET context = jsonb_set(context, '{current_state}', to_jsonb(CAST(:state AS text))),
         updated_at = now()
     WHERE task_id = :task_id
 """)
-_CONTEXT = text("""
-    UPDATE task_contexts SET version = :version, origins = CAST(:origins AS jsonb), updated_at = now(),
-        context = jsonb_set(context, '{collected_data}', CAST(:data AS jsonb))
-    WHERE task_id = :task_id
-""")
-_VERSION = text("""
-    INSERT INTO context_versions (task_id, version, step, changes)
-    VALUES (:task_id, :version, :step, CAST(:changes AS jsonb))
-""")
-_AUDIT = text("""
-    INSERT INTO audit (who, what, why, task_id, details) VALUES (:who, :what, :why, :task_id, CAST(:details AS jsonb))
-""")
-
-
-def audit(
-    connection: Connection, *, who: str, what: str, why: str, task_id: str | None, details: Mapping[str, Any]
-) -> None:
-    """Note what a person did."""
-    parameters = {"who": who, "what": what, "why": why, "task_id": task_id, "details": jsonb(dict(details))}
-    connection.execute(_AUDIT, parameters)
 
 
 class ControlPart(Transactions):
@@ -101,6 +97,7 @@ class ControlPart(Transactions):
 
         def work(connection: Connection) -> Dispatch:
             row = locked(connection, task_id)
+            refuse_undone(row)
             step = row["next_step"]
             if row["state"] == TaskState.WAITING and row["waits_for"] != WaitsFor.EVENT:
                 connection.execute(_TRY_NOW, {"task_id": task_id, "step": step})
@@ -130,8 +127,8 @@ class ControlPart(Transactions):
         decision = None if found is None else step_of(found).decision
         if decision is not None and decision.kind is DecisionKind.FAIL:
             # The decision was to fail: it stays on record, and a new step decides anew.
-            connection.execute(_SUPERSEDE, keys)
-            step = connection.execute(_NEWEST_STEP, keys).scalar_one() + 1
+            connection.execute(SUPERSEDE, keys)
+            step = connection.execute(NEWEST_STEP, keys).scalar_one() + 1
         else:
             connection.execute(_OPEN_AGAIN, keys)
             connection.execute(_SEND_AGAIN, keys)
@@ -144,6 +141,7 @@ class ControlPart(Transactions):
 
         def work(connection: Connection) -> Dispatch:
             row = locked(connection, task_id)
+            refuse_undone(row)
             if row["held"]:
                 raise NotAllowed(
                     f"a worker is at step {row['next_step']} of task {task_id!r} at this moment",
@@ -163,11 +161,12 @@ class ControlPart(Transactions):
                     hint=f"See its steps with `orchestrator task show {task_id} --steps`.",
                     task_id=task_id,
                 )
-            newest = connection.execute(_NEWEST_STEP, {"task_id": task_id}).scalar_one()
+            newest = connection.execute(NEWEST_STEP, {"task_id": task_id}).scalar_one()
             number = max(newest, row["next_step"]) + 1
             self._go_back(connection, task_id, found["base_version"], edits, who, number)
-            connection.execute(_SUPERSEDE, {"task_id": task_id, "step": step})
-            self._restart(connection, row, number, f"rerun from step {step} by hand")
+            connection.execute(SUPERSEDE, {"task_id": task_id, "step": step})
+            left_behind = row["steps_before"] + number - step
+            self._restart(connection, row, number, f"rerun from step {step} by hand", left_behind)
             details = {"from_step": step, "step": number, "edits": dict(edits)}
             audit(connection, who=who, what="rerun", why=why, task_id=task_id, details=details)
             return Dispatch(task_id, number, row["priority"])
@@ -185,41 +184,39 @@ class ControlPart(Transactions):
         told = [one for row in later for one in changes_of(row.changes) if one.origin.kind == "event"]
         target = before.apply([*told, *(Change(name, value, origin) for name, value in edits.items())])
         changes = current.changes_to(target, origin)
-        context = current.apply(changes)
-        if context is current:
-            return
-        connection.execute(
-            _CONTEXT,
-            {
-                "task_id": task_id,
-                "version": context.version,
-                "data": jsonb(dict(context.collected_data)),
-                "origins": jsonb({name: origin_to_json(o) for name, o in context.origins.items()}),
-            },
-        )
-        parameters = {"task_id": task_id, "version": context.version, "step": step}
-        connection.execute(_VERSION, parameters | {"changes": jsonb(changes_to_json(changes))})
+        write_changes(connection, task_id, current, changes, step)
 
-    def _restart(self, connection: Connection, row: RowMapping, step: int, reason: str) -> None:
+    def _restart(
+        self, connection: Connection, row: RowMapping, step: int, reason: str, steps_before: int | None = None
+    ) -> None:
         task_id = row["task_id"]
-        connection.execute(_RESTART, {"task_id": task_id, "next_step": step, "stall": self.stall})
+        parameters = {"task_id": task_id, "next_step": step, "stall": self.stall, "steps_before": steps_before}
+        connection.execute(_RESTART, parameters)
         _tell(connection, row, TaskState.PROCESSING, step, None, reason)
 
-    def cancel(self, task_id: str, *, who: str, why: str) -> Task:
-        """End the task: at once where no step runs, else at its next boundary."""
+    def cancel(self, task_id: str, *, who: str, why: str, undo: bool = False) -> Task:
+        """End the task: at once where no step runs, else at its next boundary; ``undo``: once it is undone."""
 
         def work(connection: Connection) -> Task:
             row = locked(connection, task_id)
             state = TaskState(row["state"])
             if state.is_terminal:
-                raise NotAllowed(f"task {task_id!r} has already ended: it is {state.value}", task_id=task_id)
+                hint = f"To undo what it did: `orchestrator task undo {task_id}`." if undo else None
+                raise NotAllowed(f"task {task_id!r} has already ended: it is {state.value}", hint=hint, task_id=task_id)
+            if state is TaskState.COMPENSATING:
+                raise NotAllowed(f"task {task_id!r} is being undone already, then it ends", task_id=task_id)
+            reason = f"canceled by {who}" + (f": {why}" if why else "")
+            asked = undo_of("cancel", TaskState.CANCELED, "canceled", reason, who=who, why=why) if undo else None
             if row["held"]:
-                connection.execute(_CANCEL_LATER, {"task_id": task_id})
+                parameters = {"task_id": task_id, "undo": None if asked is None else jsonb(asked)}
+                connection.execute(_CANCEL_LATER, parameters)
+            elif asked is not None and anything_to_undo(connection, task_id):
+                begin_undo(connection, row, asked, self.stall)
             else:
-                reason = f"canceled by {who}" + (f": {why}" if why else "")
                 connection.execute(_CANCEL_NOW, {"task_id": task_id, "reason": reason})
                 _tell(connection, row, TaskState.CANCELED, row["next_step"], "canceled", reason)
-            audit(connection, who=who, what="cancel", why=why, task_id=task_id, details={"at_once": not row["held"]})
+            details = {"at_once": not row["held"], "undo": undo}
+            audit(connection, who=who, what="cancel", why=why, task_id=task_id, details=details)
             return task_of(locked(connection, task_id))
 
         return self.transact(work)
@@ -239,6 +236,31 @@ def locked(connection: Connection, task_id: str) -> RowMapping:
     if row is None:
         raise not_found(task_id)
     return row
+
+
+def refuse_undone(row: RowMapping) -> None:
+    """Refuse to go on with a task whose effects are undone, or are being undone: it would build on what is gone."""
+    task_id = row["task_id"]
+    if row["state"] == TaskState.COMPENSATING:
+        raise NotAllowed(
+            f"task {task_id!r} is being undone",
+            hint=f"Follow it with `orchestrator task watch {task_id}`; when it has ended it can be restarted.",
+            task_id=task_id,
+        )
+    if row["undo"] is not None and TaskState(row["state"]).is_terminal:
+        raise NotAllowed(
+            f"task {task_id!r} was undone: what its steps built on is gone, so it cannot go on from any of them",
+            hint=f"To begin it anew from its first context: `orchestrator task restart {task_id}`.",
+            task_id=task_id,
+        )
+
+
+def begin_undo(connection: Connection, row: RowMapping, undo: Mapping[str, Any], stall: timedelta) -> None:
+    """Take a task that no worker holds into its undo."""
+    parameters = {"task_id": row["task_id"], "undo": jsonb(dict(undo)), "stall": stall}
+    reason = (undo["reason_code"], undo["reason"])
+    task = connection.execute(_UNDO, parameters | {"reason_code": reason[0], "reason": reason[1]}).one()
+    tell_undo(connection, row["task_id"], task, TaskState.COMPENSATING, reason, load_items(connection, row["task_id"]))
 
 
 def _tell(

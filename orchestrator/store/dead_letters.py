@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping
 from orchestrator.domain.message import Record
 from orchestrator.errors import DeadLetterNotFound
 from orchestrator.flow.ports import DeadLetter
-from orchestrator.store.control import audit
+from orchestrator.store.audit import audit
 from orchestrator.store.engine import Transactions, text
 from orchestrator.store.published import headers_of
 

@@ -61,7 +61,8 @@ _TAKE_TO_SEND = text("""
         lease_until = now() + CAST(:lease_for AS interval), due_at = now() + CAST(:lease_for AS interval),
         woken = false, rings = 0,
         state = 'in_flight', attempts = attempts + 1, sent_at = coalesce(sent_at, now()), deadline_at = :deadline_at,
-        remote_url = NULL, error_code = NULL, error = NULL, finished_at = NULL
+        remote_url = NULL, error_code = NULL, error = NULL, finished_at = NULL,
+        may_have_acted = may_have_acted OR state IN ('in_flight', 'unknown')
     WHERE id = :id
     RETURNING *
 """)
@@ -90,7 +91,9 @@ _SETTLE = text("""
     UPDATE delegations SET state = :state, reply = CAST(:reply AS jsonb), error_code = :error_code, error = :error,
         remote_url = :remote_url, parked = :parked, due_at = :due_at, woken = false, rings = 0,
         lease_owner = NULL, lease_until = NULL, lost_leases = 0,
-        finished_at = CASE WHEN :state IN ('succeeded', 'failed') THEN now() END
+        finished_at = CASE WHEN :state IN ('succeeded', 'failed') THEN now() END,
+        may_have_acted = (may_have_acted OR :may_have_acted OR :state = 'unknown')
+            AND CAST(:error_code AS text) IS DISTINCT FROM 'agent_never_received'
     WHERE task_id = :task_id AND step_number = :step AND index = :index AND attempts = :attempt
       AND state IN ('pending', 'in_flight', 'unknown')
       AND ((epoch = :epoch AND lease_owner = :owner) OR (:state IN ('succeeded', 'failed') AND state <> 'pending'))
@@ -134,7 +137,7 @@ _LEAVE = text("""
     FROM (
         SELECT d.id FROM delegations d JOIN tasks t ON t.task_id = d.task_id
         WHERE d.due_at <= now() AND (d.lease_until IS NULL OR d.lease_until < now())
-          AND (t.next_step <> d.step_number OR t.state NOT IN ('processing', 'waiting'))
+          AND (t.next_step <> d.step_number OR t.state NOT IN ('processing', 'waiting', 'compensating'))
         LIMIT :limit FOR UPDATE OF d SKIP LOCKED
     ) AS left_behind
     WHERE delegations.id = left_behind.id
@@ -204,6 +207,7 @@ class DelegationPart(Transactions):
             "error": settlement.error,
             "remote_url": settlement.remote_url,
             "parked": settlement.parked,
+            "may_have_acted": settlement.may_have_acted,
             "due_at": due_at,
         }
 
@@ -222,7 +226,9 @@ class DelegationPart(Transactions):
         self, connection: Connection, lease: Lease, task: Row[Any], settlement: Settlement, fan_out: FanOut
     ) -> tuple[Dispatch, ...]:
         if task.state == TaskState.COMPENSATING:
-            connection.execute(_WAKE_UNDO, {"task_id": lease.task_id})
+            # Its undo waits for what is under way.
+            woken = connection.execute(_WAKE_UNDO, {"task_id": lease.task_id}).rowcount
+            return (Dispatch(lease.task_id, task.next_step, urgency_of(task.priority, task.aged), task.lane),) * woken
         if task.next_step != lease.step or task.state not in {TaskState.WAITING, TaskState.PROCESSING}:
             return ()
         step = Dispatch(lease.task_id, lease.step, urgency_of(task.priority, task.aged), task.lane)

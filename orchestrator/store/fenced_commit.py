@@ -21,12 +21,12 @@ from orchestrator.domain.journal import (
     Join,
     Lease,
     PendingEvent,
-    Settlement,
     StepCommit,
     Wait,
 )
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.domain.turns import urgency_of
+from orchestrator.domain.undo import undo_report
 from orchestrator.errors import LeaseLost
 from orchestrator.store.engine import jsonb, text
 from orchestrator.store.fan_out import release
@@ -41,12 +41,14 @@ from orchestrator.store.rows import (
     delegation_of,
     origin_to_json,
     pending_event_of,
+    settlement_to_json,
 )
 from orchestrator.store.spending import write_spending
 from orchestrator.store.tell import tell
+from orchestrator.store.undo_begin import load_items, undo_before
 
 _FENCE = text("""
-    SELECT state, cancel_requested, paused, priority, aged, lane, source, wait, reason FROM tasks
+    SELECT state, cancel_requested, paused, priority, aged, lane, source, wait, reason, on_failure, undo FROM tasks
     WHERE task_id = :task_id AND epoch = :epoch AND lease_owner = :owner AND next_step = :step
       AND state NOT IN ('completed', 'failed', 'canceled')
     FOR UPDATE
@@ -93,7 +95,7 @@ _INSERT_DELEGATIONS = text("""
 _START = text("""
     UPDATE delegations SET state = 'in_flight', attempts = attempts + 1, sent_at = coalesce(sent_at, now()),
         deadline_at = r.deadline_at, remote_url = NULL, error_code = NULL, error = NULL, finished_at = NULL,
-        parked = false
+        parked = false, may_have_acted = may_have_acted OR state IN ('in_flight', 'unknown')
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(index int, deadline_at timestamptz)
     WHERE delegations.task_id = :task_id AND delegations.step_number = :step AND delegations.index = r.index
 """)
@@ -101,9 +103,12 @@ _START = text("""
 _SETTLE = text("""
     UPDATE delegations SET state = r.state, reply = nullif(r.reply, 'null'), error_code = r.error_code,
         error = r.error, remote_url = r.remote_url, parked = r.parked,
-        finished_at = CASE WHEN r.state IN ('succeeded', 'failed') THEN now() END
+        finished_at = CASE WHEN r.state IN ('succeeded', 'failed') THEN now() END,
+        may_have_acted = (delegations.may_have_acted OR r.may_have_acted OR r.state = 'unknown')
+            AND r.error_code IS DISTINCT FROM 'agent_never_received'
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS r(index int, state text, reply jsonb, error_code text, error text, remote_url text, parked boolean)
+        AS r(index int, state text, reply jsonb, error_code text, error text, remote_url text, parked boolean,
+             may_have_acted boolean)
     WHERE delegations.task_id = :task_id AND delegations.step_number = :step AND delegations.index = r.index
 """)
 
@@ -134,7 +139,7 @@ _MOVE = text("""
         state = :state, waits_for = :waits_for, wait = CAST(:wait AS jsonb), next_step = :next_step,
         due_at = CASE WHEN :at_once THEN now() + CAST(:stall AS interval) ELSE CAST(:due_at AS timestamptz) END,
         reason_code = :reason_code, reason = :reason, lost_leases = 0, lease_owner = NULL, lease_until = NULL,
-        woken = :woken, rings = :rings, updated_at = now(),
+        woken = :woken, rings = :rings, updated_at = now(), undo = CAST(:undo AS jsonb),
         idle_steps = CASE WHEN :progress THEN 0 WHEN :step_done THEN idle_steps + 1 ELSE idle_steps END,
         ended_at = CASE WHEN :ended THEN now() END,
         cancel_requested = cancel_requested AND NOT :ended
@@ -197,6 +202,8 @@ class FencedCommit:
         )
         if move.wait and answer_came(self.connection, self.lease.task_id, move.wait):
             move = replace(move, woken=True)
+        if undo := undo_before(self.connection, self.lease.task_id, task, (move.state, move.reason_code, move.reason)):
+            move = replace(move, state=TaskState.COMPENSATING, woken=True, undo=undo)
         self._end_step(move)
         context = self._write_context(move.state)
         self._move_task(move)
@@ -260,7 +267,7 @@ class FencedCommit:
             ]
             execute(_INSERT_DELEGATIONS, self.keys | {"rows": jsonb(rows)})
         if commit.settlements:
-            execute(_SETTLE, self.keys | {"rows": jsonb([_settlement_row(s) for s in commit.settlements])})
+            execute(_SETTLE, self.keys | {"rows": jsonb([settlement_to_json(s) for s in commit.settlements])})
         if commit.starts:
             starts = [{"index": s.index, "deadline_at": s.deadline_at.isoformat()} for s in commit.starts]
             execute(_START, self.keys | {"rows": jsonb(starts)})
@@ -311,7 +318,6 @@ class FencedCommit:
         return context_of(row)
 
     def _move_task(self, move: Move) -> None:
-        at_once = move.at_once or move.woken
         self.connection.execute(
             _MOVE,
             {
@@ -320,7 +326,7 @@ class FencedCommit:
                 "waits_for": move.waits_for.value if move.waits_for else None,
                 "wait": jsonb(move.wait or {}),
                 "next_step": move.next_step,
-                "at_once": at_once,
+                "at_once": move.at_once or move.woken,
                 "stall": timedelta(0) if move.woken else self.stall,
                 "due_at": move.due_at,
                 "reason_code": move.reason_code,
@@ -330,6 +336,7 @@ class FencedCommit:
                 "ended": move.state.is_terminal,
                 "progress": self.commit.progress,
                 "step_done": move.step_state == "finished",
+                "undo": None if move.undo is None else jsonb(move.undo),
             },
         )
 
@@ -344,6 +351,7 @@ class FencedCommit:
         )
 
     def _tell(self, move: Move, context: Context, task: Row[Any]) -> None:
+        undo = move.undo and undo_report(move.undo, load_items(self.connection, self.lease.task_id))
         body = update_body(
             task_id=self.lease.task_id,
             state=move.state.value,
@@ -354,19 +362,8 @@ class FencedCommit:
             reason=move.reason,
             source=task.source,
             low=[one.to_json() for one in self.commit.low],
+            undo=undo,
         )
         if move.waits_for is WaitsFor.PERSON:
             body |= questions_told(self.connection, self.lease.task_id)
         tell(self.connection, body, context)
-
-
-def _settlement_row(settlement: Settlement) -> dict[str, Any]:
-    return {
-        "index": settlement.index,
-        "state": settlement.state.value,
-        "reply": settlement.reply,
-        "error_code": settlement.error_code,
-        "error": settlement.error,
-        "remote_url": settlement.remote_url,
-        "parked": settlement.parked,
-    }

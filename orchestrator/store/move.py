@@ -27,6 +27,8 @@ class Move:
     """1: doorbells are on their way, if not the step's own; the task counts as in flight."""
     reason_code: str | None = None
     reason: str | None = None
+    undo: dict[str, Any] | None = None
+    """The undo that comes first."""
 
 
 def move_of(then: Then, step: int, *, cancel_requested: bool, events: bool, joined: bool = False) -> Move:

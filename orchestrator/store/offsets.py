@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from orchestrator.store.control import audit
+from orchestrator.store.audit import audit
 from orchestrator.store.engine import Transactions, jsonb, text
 
 _SET = text("""

@@ -28,6 +28,7 @@ def update_body(
     reason: str | None,
     source: Mapping[str, Any] | None,
     low: Sequence[Mapping[str, Any]] = (),
+    undo: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A task update, without ``update_id`` and ``occurred_at``, which are the outbox row's own."""
     body: dict[str, Any] = {
@@ -47,6 +48,8 @@ def update_body(
         body |= {"collected_data": None, "truncated": True}
     if source is not None:
         body["source"] = dict(source)
+    if undo is not None:
+        body["undo"] = dict(undo)
     return body
 
 

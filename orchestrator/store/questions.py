@@ -15,7 +15,7 @@ from orchestrator.domain.task import TaskState
 from orchestrator.domain.turns import urgency_of
 from orchestrator.errors import AnswerRefused
 from orchestrator.flow.question_port import OpenQuestion
-from orchestrator.store.control import audit
+from orchestrator.store.audit import audit
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.published import iso
 from orchestrator.store.read import not_found

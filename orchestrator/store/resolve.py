@@ -12,7 +12,8 @@ from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.resolution import Outcome, Resolution
 from orchestrator.domain.task import TaskState
 from orchestrator.errors import NotAllowed
-from orchestrator.store.control import audit, locked
+from orchestrator.store.audit import audit
+from orchestrator.store.control import locked
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.read import not_found
 from orchestrator.store.rows import delegation_of
@@ -26,15 +27,16 @@ _KNOWN_TASK = text("SELECT 1 FROM tasks WHERE task_id = :task_id")
 
 _SETTLE = text("""
     UPDATE delegations SET state = :state, reply = CAST(:reply AS jsonb), error_code = :error_code, error = :error,
-        settled_by = :settled_by, remote_url = NULL, parked = false, due_at = NULL, woken = false, lease_owner = NULL,
-        lease_until = NULL, finished_at = CASE WHEN :state = 'pending' THEN NULL ELSE now() END
+        settled_by = :settled_by, may_have_acted = false, remote_url = NULL, parked = false, due_at = NULL,
+        woken = false, lease_owner = NULL, lease_until = NULL,
+        finished_at = CASE WHEN :state = 'pending' THEN NULL ELSE now() END
     WHERE idempotency_key = :key AND state = 'unknown'
 """)
 
 _WAKE = text("""
     UPDATE tasks SET woken = true, due_at = now() + CAST(:stall AS interval), rings = 0, updated_at = now()
-    WHERE task_id = :task_id AND state = 'waiting' AND next_step = :step
-    RETURNING priority
+    WHERE task_id = :task_id AND (state = 'waiting' AND next_step = :step OR state = 'compensating')
+    RETURNING priority, next_step
 """)
 
 _STATE_OF = {
@@ -79,7 +81,7 @@ class ResolvePart(Transactions):
                 return None
             parameters = {"task_id": task_id, "step": delegation.step, "stall": self.stall}
             woken = connection.execute(_WAKE, parameters).first()
-            return None if woken is None else Dispatch(task_id, delegation.step, woken.priority)
+            return None if woken is None else Dispatch(task_id, woken.next_step, woken.priority)
 
         return self.transact(work)
 

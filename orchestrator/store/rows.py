@@ -13,7 +13,7 @@ from orchestrator.domain.budget import Spent
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
-from orchestrator.domain.journal import PendingEvent, Step, StepState, Tried
+from orchestrator.domain.journal import PendingEvent, Settlement, Step, StepState, Tried
 from orchestrator.domain.task import PartialFailure, Task, TaskState, WaitsFor
 from orchestrator.store.engine import jsonb
 
@@ -57,6 +57,8 @@ def task_of(row: Row) -> Task:
         lost_leases=row["lost_leases"],
         ended_at=row["ended_at"],
         versions=row["versions"],
+        undo=row["undo"],
+        steps_before=row["steps_before"],
     )
 
 
@@ -177,6 +179,25 @@ def delegation_of(row: Row) -> Delegation:
         parked=row["parked"],
         lost_leases=row["lost_leases"],
     )
+
+
+def compensation_of(row: Row) -> Delegation:
+    """A row of ``compensations``: its columns are those of a delegation."""
+    return delegation_of({**row, "settled_by": None})
+
+
+def settlement_to_json(settlement: Settlement) -> dict[str, Any]:
+    """As statements take it, many in one parameter."""
+    return {
+        "index": settlement.index,
+        "state": settlement.state.value,
+        "reply": settlement.reply,
+        "error_code": settlement.error_code,
+        "error": settlement.error,
+        "remote_url": settlement.remote_url,
+        "parked": settlement.parked,
+        "may_have_acted": settlement.may_have_acted,
+    }
 
 
 def pending_event_of(row: Row) -> PendingEvent:

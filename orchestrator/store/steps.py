@@ -57,13 +57,13 @@ _CLAIM = text(f"""
         spent_money = spent_money + reserved_money,
         reserved_tokens = 0,
         reserved_money = 0,
-        state = 'processing',
+        state = CASE WHEN state = 'compensating' THEN state ELSE 'processing' END,
         waits_for = NULL,
         updated_at = now()
     WHERE task_id = :task_id AND next_step = :step AND NOT paused
-      AND state IN ('received', 'processing', 'waiting')
+      AND state IN ('received', 'processing', 'waiting', 'compensating')
       AND (lease_until IS NULL OR lease_until < now())
-      AND (state <> 'waiting' OR woken OR cancel_requested OR due_at <= now())
+      AND (state NOT IN ('waiting', 'compensating') OR woken OR cancel_requested OR due_at <= now())
     RETURNING *
 """)  # noqa: S608  # constants of ours only
 
@@ -107,7 +107,7 @@ _SETTLE_LATE = text("""
 
 _WAKE_STEP = text("""
     UPDATE tasks SET woken = true, due_at = now()
-    WHERE task_id = :task_id AND next_step = :step AND state = 'waiting'
+    WHERE task_id = :task_id AND next_step = :step AND state IN ('waiting', 'compensating')
 """)
 
 

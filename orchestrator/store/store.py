@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from orchestrator.domain.turns import TurnRules
-from orchestrator.store.control import ControlPart
+from orchestrator.store.control_undo import UndoControlPart
 from orchestrator.store.dead_letters import DeadLetterPart
 from orchestrator.store.intake import IntakePart
 from orchestrator.store.offers import OfferPart
@@ -18,6 +18,7 @@ from orchestrator.store.read import ReadPart
 from orchestrator.store.resolve import ResolvePart
 from orchestrator.store.steps import StepPart
 from orchestrator.store.sweep import SweepPart
+from orchestrator.store.undo import UndoPart
 
 
 class PostgresStore(
@@ -25,13 +26,14 @@ class PostgresStore(
     SweepPart,
     IntakePart,
     OutboxPart,
-    ControlPart,
+    UndoControlPart,
     ResolvePart,
     OffsetsPart,
     ReadPart,
     OfferPart,
     DeadLetterPart,
     QuestionPart,
+    UndoPart,
 ):
     """Implements every store Protocol of `orchestrator.flow.ports`. Safe to share between threads.
 

@@ -84,3 +84,18 @@ def test_explaining_a_task_by_the_guide(system: System) -> None:
 
 def without_times(text: str) -> str:
     return re.sub(r"\d+(\.\d+)? s\b", "… s", text)
+
+
+def test_an_undo_by_the_guide_alone(system: System) -> None:
+    document = "docs/undo.md"
+    system.start("bridge", "worker", "beat")
+    outputs: dict[str, str] = {}
+    for command in commands(document):
+        outputs[command] = type_in(command, system.folder, system.env)
+    shown = outputs["orchestrator task show juniper-1"]
+    assert "contract_draft undone" in shown
+    assert "task restart juniper-1" in shown
+    told = json.loads(outputs["orchestrator task show juniper-1 --json"])
+    assert [line["agent"] for line in told["undo"]["undone"]] == ["contract_draft"]
+    assert told["context"]["context"]["collected_data"].get("contract_id") is None
+    assert system.wait_for_state("juniper-1", "completed").undo is None

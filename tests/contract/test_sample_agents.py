@@ -235,7 +235,10 @@ def test_wrong_addresses_and_methods_are_problems(caller: Caller, method: str, p
 
 def test_health_tells_of_one_and_of_all(caller: Caller) -> None:
     assert caller.get("/company_register/health").json()["status"] == "ok"
-    assert {agent["agent"] for agent in caller.get("/health").json()["agents"]} == set(AGENTS)
+    assert {agent["agent"] for agent in caller.get("/health").json()["agents"]} == {
+        *AGENTS,
+        "contract_withdraw",
+    }
 
 
 def test_with_a_token_set_only_its_bearer_is_answered() -> None:
@@ -284,3 +287,11 @@ def test_one_agent_copied_with_the_helper_runs_alone(tmp_path: Path) -> None:
     with AgentProcess("my_agents.my_agent", folder=tmp_path) as agent:
         answer = requests.post(agent.url("/sanctions_screening"), json={"input": {"legal_name": "A"}}, timeout=10)
         assert answer.json()["output"]["result"]["status"] == "clear"
+
+
+def test_a_draft_is_withdrawn_once_and_an_unknown_one_is_refused(caller: Caller) -> None:
+    drafted = caller.post("contract_draft", CALLS["contract_draft"], "withdrawn:1:0:d").json()["output"]
+    first = caller.post("contract_withdraw", {"contract_id": drafted["contract_id"]}, "withdrawn:1:0:d:undo")
+    again = caller.post("contract_withdraw", {"contract_id": drafted["contract_id"]}, "withdrawn:1:0:d:undo")
+    assert first.json() == again.json() == {"output": {"contract_id": drafted["contract_id"], "status": "withdrawn"}}
+    assert_problem(caller.post("contract_withdraw", {"contract_id": "CT-none"}, "withdrawn:2:0:d:undo"), 404)

@@ -88,11 +88,12 @@ def _play(scenario: Scenario, settings: Settings, cast: Cast, stack: EmbeddedSta
                 task_id, lambda text: show.tell(task_id, text, "magenta")
             ),
             check=lambda: _check_processes(stack),
+            meant_to_fail=scenario.meant_to_fail,
         )
         console.print("\n[bold]What each task knows now, and who gave it[/] (required fields in bold)")
         show.contexts(scenario.task_ids)
     if not finished:
-        console.print(f"[red]Not every task completed.[/] Logs: {escape(str(stack.logs))}")
+        console.print(f"[red]Not every task ended as it was meant to.[/] Logs: {escape(str(stack.logs))}")
     return 0 if finished else 1
 
 

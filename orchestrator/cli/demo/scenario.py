@@ -34,12 +34,18 @@ class Scenario:
             items = json.loads((examples / "scenarios" / name).read_text(encoding="utf-8"))
             return tuple({**item["value"], "task_id": item["value"]["task_id"] + suffix} for item in items)
 
-        return cls(settings, read("supplier-onboarding.json"), read("supplier-approved.json"))
+        tasks = (*read("supplier-onboarding.json"), *read("supplier-undone.json"))
+        return cls(settings, tasks, read("supplier-approved.json"))
 
     @property
     def task_ids(self) -> list[str]:
         """In the order in which they are produced."""
         return [str(task["task_id"]) for task in self.tasks]
+
+    @property
+    def meant_to_fail(self) -> frozenset[str]:
+        """Tasks that show how a failure is undone."""
+        return frozenset(str(task["task_id"]) for task in self.tasks if task.get("on_failure") == "undo")
 
     def produce_tasks(self, console: Console) -> None:
         """Produce every task message, keyed by its task id."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from rich.console import Console
@@ -21,7 +21,12 @@ from orchestrator.flow.ports import ReadStore
 POLL = 0.15
 """Seconds between two looks."""
 
-_STATE_STYLE = {TaskState.COMPLETED: "green", TaskState.FAILED: "red", TaskState.WAITING: "yellow"}
+_STATE_STYLE = {
+    TaskState.COMPLETED: "green",
+    TaskState.FAILED: "red",
+    TaskState.WAITING: "yellow",
+    TaskState.COMPENSATING: "magenta",
+}
 
 
 class Show:
@@ -43,6 +48,7 @@ class Show:
         patience: float,
         when_waiting_for_event: Callable[[str], None],
         check: Callable[[], None],
+        meant_to_fail: Collection[str] = (),
     ) -> bool:
         """Tell of these tasks until all have ended.
 
@@ -51,9 +57,10 @@ class Show:
             patience: seconds until the show ends anyway.
             when_waiting_for_event: called once for each task that begins to wait for an event.
             check: called at every look; raises to end the show.
+            meant_to_fail: those that fail, and are undone, on purpose.
 
         Returns:
-            Whether every task completed.
+            Whether every task ended as it was meant to.
         """
         told_to_wait: set[str] = set()
         self._width = max(map(len, task_ids), default=0)
@@ -71,7 +78,10 @@ class Show:
                 if len(self._ended_after) == len(task_ids):
                     break
                 time.sleep(POLL)
-        return all(task_id in self._seen and self._seen[task_id].state is TaskState.COMPLETED for task_id in task_ids)
+        return all(
+            task_id in self._seen and self._seen[task_id].state is _meant(task_id in meant_to_fail)
+            for task_id in task_ids
+        )
 
     def tell(self, task_id: str, text: str, style: str = "") -> None:
         """One line about one task."""
@@ -120,8 +130,16 @@ class Show:
                 took = f" after {data['seconds']:.1f} s" if data.get("seconds") is not None else ""
                 detail = f": {data['error']}" if data.get("error") and data["state"] != "succeeded" else ""
                 self.tell(task_id, f"        {data['agent']} {data['state']}{took}{detail}", "dim")
+            case "delegation" if data["state"] == "compensated":
+                self.tell(
+                    task_id, f"        {data['agent']}: what it did in step {data['ref'].split('.')[0]} is undone"
+                )
             case "delegation" if data.get("error"):
                 self.tell(task_id, f"        {data['agent']}: {data['error']}; it is called again", "yellow")
+            case "state" if data["state"] == "compensating":
+                said = f"{data.get('reason') or 'a person asked for it'}"
+                text = f"failed, and what was done is now undone, newest first (on_failure: undo): {said}"
+                self.tell(task_id, text, _STATE_STYLE[TaskState.COMPENSATING])
             case "state" if data["state"] in {"waiting", "completed", "failed", "canceled"}:
                 state = TaskState(data["state"])
                 waits = f" for {data['waits_for']}" if data.get("waits_for") else ""
@@ -143,6 +161,10 @@ class Show:
             missing = "" if task.state.is_terminal else ", ".join(self.store.context(task_id).missing_fields)
             table.add_row(escape(task_id), state, str(task.next_step), escape(missing))
         return table
+
+
+def _meant(to_fail: bool) -> TaskState:
+    return TaskState.FAILED if to_fail else TaskState.COMPLETED
 
 
 def _context_table(task: Task, context: Context, seconds: float | None) -> Table:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.domain.budget import Resource
 from orchestrator.domain.delegation import Delegation, DelegationState
@@ -24,6 +25,8 @@ class Advice:
 def advice(task: Task, history: Sequence[HistoryEntry]) -> list[Advice]:
     """What fits the task's state, most likely first; nothing for a completed one."""
     name = shlex.quote(task.task_id)
+    if task.undo is not None and task.state.is_terminal:
+        return _after_undo(task.undo, name)
     if task.state is TaskState.FAILED:
         return _after_failure(task, history, name)
     if task.state is TaskState.CANCELED:
@@ -34,6 +37,15 @@ def advice(task: Task, history: Sequence[HistoryEntry]) -> list[Advice]:
     if task.state is TaskState.COMPLETED:
         return []
     return [Advice("to follow it", f"orchestrator task watch {name}")]
+
+
+def _after_undo(undo: Mapping[str, Any], name: str) -> list[Advice]:
+    """It builds on nothing any more: what is left to be undone, then only a new beginning."""
+    found = [Advice("to begin it anew, from its first context", f"orchestrator task restart {name}")]
+    if undo.get("left"):
+        why = "what is left was not undone: mend that (see above), then to try it again"
+        found.insert(0, Advice(why, f"orchestrator task undo {name}"))
+    return found
 
 
 def _after_failure(task: Task, history: Sequence[HistoryEntry], name: str) -> list[Advice]:
@@ -57,6 +69,8 @@ def _after_failure(task: Task, history: Sequence[HistoryEntry], name: str) -> li
                 f"{_rerun(name, step)} --set FIELD=VALUE",
             )
         )
+    if any(one.state is DelegationState.SUCCEEDED for entry in history for one in entry.delegations):
+        found.append(Advice("to undo what its agents did, as far as they can", f"orchestrator task undo {name}"))
     agents = dict.fromkeys(one.agent for one in _open_delegations(task, history))
     names = (shlex.quote(agent) for agent in agents)
     found += [Advice("to see whether the agent is well", f"orchestrator agent check {agent}") for agent in names]

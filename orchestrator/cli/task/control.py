@@ -1,4 +1,7 @@
-"""`task retry`, `task rerun` and `task cancel`: a person's hand. Each is audited, and says what happens next."""
+"""`task retry`, `rerun`, `cancel`, `undo` and `restart`: a person's hand.
+
+Each is audited, and says what happens next.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,16 @@ from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.budget import shown
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import Dispatch, HistoryEntry
+from orchestrator.domain.task import TaskState
 from orchestrator.errors import NotAllowed
 
+_edits = click.option(
+    "--set",
+    "pairs",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Correct a field; VALUE is JSON where it parses as such, else text; null empties it. May be repeated.",
+)
 _watching = click.option("--watch", "watching", is_flag=True, help="Follow the task until it ends.")
 
 
@@ -66,13 +77,7 @@ def retry(out: Output, task_id: str, raised: tuple[str, ...], who: str, why: str
 )
 @click.argument("task_id")
 @click.option("--step", type=click.IntRange(1), required=True, help="Go back to before this step.")
-@click.option(
-    "--set",
-    "pairs",
-    metavar="FIELD=VALUE",
-    multiple=True,
-    help="Correct a field; VALUE is JSON where it parses as such, else text; null empties it. May be repeated.",
-)
+@_edits
 @click.option("--yes", is_flag=True, help="Do not ask, even where calls with side effects may be repeated.")
 @who_and_why
 @_watching
@@ -96,25 +101,84 @@ def rerun(
     return _begun(out, doorbell, _rerun_words(step, edits, doorbell), watching)
 
 
-@click.command(cls=Command, examples=["task cancel supplier-42", "task cancel supplier-42 --why 'order withdrawn'"])
+@click.command(
+    cls=Command,
+    examples=[
+        "task cancel supplier-42",
+        "task cancel supplier-42 --why 'order withdrawn'",
+        "task cancel supplier-42 --undo --why 'the supplier withdrew'",
+    ],
+)
 @click.argument("task_id")
+@click.option("--undo", is_flag=True, help="Undo what agents have done, newest first, before it ends.")
 @who_and_why
 @pass_output
-def cancel(out: Output, task_id: str, who: str, why: str) -> None:
+def cancel(out: Output, task_id: str, undo: bool, who: str, why: str) -> None:
     """End a task.
 
-    It ends at once where no step runs, else when the running call has come back. What agents have done stays done.
+    It ends at once where no step runs, else when the running call has come back. What agents have done stays done,
+    unless you say --undo: see `task undo`.
     """
     with parts.control() as control:
-        task = control.cancel(task_id, who=who, why=why)
+        task = control.cancel(task_id, who=who, why=why, undo=undo)
     ended = task.state.is_terminal
-    then = "it is canceled" if ended else "it ends when the step that runs now comes to its next boundary"
+    then = "it ends when the step that runs now comes to its next boundary"
+    if ended:
+        then = "it is canceled" + ("; it had done nothing that could be undone" if undo else "")
+    elif task.state is TaskState.COMPENSATING:
+        then = "what it did is being undone, then it is canceled"
     if out.as_json:
         out.document({"task_id": task_id, "state": task.state.value, "canceled": ended, "next": then})
         return
     out.line(("canceled" if ended else "cancel requested", "yellow"), " ", (task_id, "bold"), f": {then}")
     if not ended:
         out.note(f"  → follow it: orchestrator task watch {parts.quoted(task_id)}")
+
+
+@click.command(cls=Command, examples=["task undo supplier-42", "task undo supplier-42 --why 'wrong supplier' --watch"])
+@click.argument("task_id")
+@who_and_why
+@_watching
+@pass_output
+def undo(out: Output, task_id: str, who: str, why: str, watching: bool) -> int:
+    """Undo what an ended task did.
+
+    Completed calls with side effects are compensated, newest first, where agents.yaml says how (`compensate`); a call
+    whose outcome is not known is settled first. `task show` lists what was undone and what is left for a person. Once
+    that is mended, say it again: only what is left is tried. Afterwards the task can only be restarted.
+    """
+    with parts.control() as control:
+        doorbell = control.undo(task_id, who=who, why=why)
+    return _begun(out, doorbell, "what it did is being undone, newest first", watching)
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "task restart supplier-42",
+        "task restart supplier-42 --set contact_email=new@supplier.example --yes --watch",
+    ],
+)
+@click.argument("task_id")
+@_edits
+@click.option("--yes", is_flag=True, help="Do not ask, even where calls with side effects may be repeated.")
+@who_and_why
+@_watching
+@pass_output
+def restart(out: Output, task_id: str, pairs: tuple[str, ...], yes: bool, who: str, why: str, watching: bool) -> int:
+    """Begin a task anew, from its first context.
+
+    It forgets what agents gave and keeps what events told, with --set on top. Its steps get new numbers, the journal
+    stays. Calls that were made and not undone may be made again, under new keys; then you are asked first.
+    """
+    edits = parse_pairs("--set", pairs)
+    with parts.control() as control, parts.store() as store:
+        store.task(task_id)
+        repeated = may_be_repeated(store.history(task_id), 1, parts.known_agents())
+        if repeated and not yes:
+            _ask(out, task_id, 1, repeated)
+        doorbell = control.restart(task_id, edits, who=who, why=why)
+    return _begun(out, doorbell, f"it begins anew as step {doorbell.step}", watching)
 
 
 def may_be_repeated(

@@ -12,6 +12,7 @@ from orchestrator.cli.shapes import delegation_seconds, step_json, step_seconds,
 from orchestrator.cli.task.advice import Advice, advice
 from orchestrator.cli.task.news import News
 from orchestrator.cli.task.render_question import write_question
+from orchestrator.cli.task.render_undo import write_undo
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.delegation import Delegation
@@ -152,8 +153,9 @@ def write_task(
     *,
     details: bool,
     before: Callable[[], None] = lambda: None,
+    undo: Mapping[str, Any] | None = None,
 ) -> None:
-    """Everything about a task: state, fields, steps, what now; ``before`` writes what stands before the fields."""
+    """Everything about a task, from its state to what now; ``before`` writes what stands before the fields."""
     out.line((task.task_id, "bold"), "  ", *_state_parts(task))
     out.line(f"  {task.description}")
     if task.reason:
@@ -168,6 +170,8 @@ def write_task(
         out.line(("Steps", "bold"))
     for entry in history:
         _write_step(out, entry, details)
+    if undo is not None:
+        write_undo(out, undo)
     write_advice(out, advice(task, history))
 
 
@@ -267,6 +271,8 @@ def _state_parts(task: Task) -> list[Part]:
     parts: list[Part] = [state_part(task.state.value)]
     if task.state is TaskState.WAITING and task.waits_for:
         parts.append(f" for {_wait_words(task)}, since {_local(task.updated_at)} ({ago(task.updated_at)})")
+    if task.state is TaskState.COMPENSATING and task.waits_for:
+        parts.append(f", {task.wait.get('reason') or 'waiting'} ({ago(task.updated_at)})")
     if task.paused:
         parts.append((" paused", "yellow"))
     if task.cancel_requested and not task.state.is_terminal:

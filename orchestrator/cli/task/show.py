@@ -9,6 +9,7 @@ from orchestrator.cli.command import Command, pass_output
 from orchestrator.cli.output import Output, ago, shortened
 from orchestrator.cli.shapes import change_json, fields_json, task_json
 from orchestrator.domain.task import Task, TaskState, WaitsFor
+from orchestrator.domain.undo import undo_report
 
 
 @click.command(
@@ -51,6 +52,8 @@ def show(out: Output, task_id: str, version: int | None, with_history: bool, wit
             document = show_json(task, context, store.context_row(task_id), history)
             used, warn = used_of(task, parts.default_budget()), parts.settings().budget_warn
             document["budget"] = budget_json(task, used, warn)
+            undo = None if task.undo is None else undo_report(task.undo, store.undo_items(task_id))
+            document["undo"] = undo
     if with_history:
         document["versions"] = [
             {"version": number, "at": at, "changes": [change_json(change) for change in changes]}
@@ -63,7 +66,15 @@ def show(out: Output, task_id: str, version: int | None, with_history: bool, wit
         out.line((task_id, "bold"), f"  as it was at version {version}")
         write_fields(out, context)
     else:
-        write_task(out, task, context, history, details=with_steps, before=lambda: write_budget(out, task, used, warn))
+        write_task(
+            out,
+            task,
+            context,
+            history,
+            details=with_steps,
+            before=lambda: write_budget(out, task, used, warn),
+            undo=undo,
+        )
     if with_history:
         write_versions(out, versions)
 

@@ -71,6 +71,9 @@ _file = click.option(
     type=click.Choice([one.value for one in PartialFailure]),
     help="What a failed call means for its step: all must succeed, of any one suffices, collect tells the planner.",
 )
+@click.option(
+    "--on-failure", type=click.Choice(["stop", "undo"]), help="Whether a failure leaves what was done or undoes it."
+)
 @_file
 @click.option("--watch", "watching", is_flag=True, help="Follow the task until it ends.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), help="With --watch: seconds to follow it at most.")
@@ -90,6 +93,7 @@ def submit(
     bounds: tuple[str, ...],
     allowed_agents: tuple[str, ...],
     partial_failure: str | None,
+    on_failure: str | None,
     path: str | None,
     watching: bool,
     timeout: float | None,
@@ -111,6 +115,7 @@ def submit(
             "budget": without_empty({"steps": max_steps, **parse_amounts("--budget", bounds)}),
             "allowed_agents": list(allowed_agents),
             "partial_failure": partial_failure,
+            "on_failure": on_failure,
         }
     )
     if path is not None:

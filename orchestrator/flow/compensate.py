@@ -1,0 +1,245 @@
+"""Undo: completed delegations are compensated, newest first, as soon as it is known of each what it did.
+
+find out ▶ intent ▶ call ▶ commit, one delegation after another, under the task's lease and its fences. Everything is in
+the journal before it is sent, so an undo whose worker dies goes on elsewhere: a compensation under way is treated like
+any delegation under way (repeated under its key, looked up, or left to a person).
+
+Definitions. A call in flight is waited for until its deadline. An outcome that is not known is found out by
+`orchestrator.flow.undo_rules`; where only a person can tell, that delegation is listed and the undo goes on with
+the older ones. What has no ``compensate``, or refuses for good, is listed too. Nothing holds an undo up for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.delegation import Delegation, DelegationState, LookupOutcome
+from orchestrator.domain.journal import Claim, GoOn, Lease, Settlement
+from orchestrator.domain.pointer import PointerError
+from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.domain.undo import (
+    NOT_KNOWN,
+    Begun,
+    Ended,
+    Rest,
+    Settled,
+    Tried,
+    UndoCommit,
+    UndoCommitted,
+    Undoing,
+    compensation_input,
+    newest_first,
+)
+from orchestrator.errors import LeaseLost
+from orchestrator.fault_points import FaultPoint, reach
+from orchestrator.flow.delegate import Exchange, found_unsendable, judge, next_exchange, started
+from orchestrator.flow.ports import AgentClient, AgentRequest, Agents
+from orchestrator.flow.turn import StepLimits, StepResult, now, patiently
+from orchestrator.flow.undo_rules import as_unknown, found_out, may_have_acted, rest_of, settling_exchange
+
+log = logging.getLogger(__name__)
+
+
+class UndoStore(Protocol):
+    """What an undo reads and writes. Writes are fenced by the lease, as a step's are."""
+
+    def undo_items(self, task_id: str) -> Sequence[Undoing]:
+        """Every delegation that acted or may have acted on the world, newest first, with its compensation."""
+
+    def write_undo(self, lease: Lease, commit: UndoCommit) -> UndoCommitted:
+        """Write one fenced transaction: what was found out, begun and tried, and how it goes on (see `UndoCommit`).
+
+        A compensation that came through makes its delegation ``compensated`` and takes the fields that it had given
+        out of the context. `Rest` and `Ended` release the lease; `Ended` ends the task, but for new items: then it
+        is still compensating, and the lease is kept.
+
+        Raises:
+            LeaseLost: the undo was taken over or has ended; nothing was written.
+        """
+
+    def settle_undo_late(self, task_id: str, attempt: int, tried: Tried) -> bool:
+        """Store a compensation's answer that came after the lease was lost, under its own attempt."""
+
+
+class Undo:
+    """One execution of an undo under its lease."""
+
+    def __init__(
+        self,
+        store: UndoStore,
+        claim: Claim,
+        agents: Agents,
+        client: AgentClient,
+        limits: StepLimits,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.store = store
+        self.lease = claim.lease
+        self.task = claim.task
+        self.agents = agents
+        self.client = client
+        self.limits = limits
+        self.stopping = stopping
+        self.items: dict[str, Undoing] = {}
+
+    def run(self) -> StepResult:
+        """Go on as far as it goes now.
+
+        Raises:
+            LeaseLost: another worker took over; an answer in hand was stored under its own attempt.
+            StoreUnavailable: PostgreSQL stayed away.
+        """
+        self._take(self.store.undo_items(self.task.task_id))
+        if self.task.lost_leases >= self.limits.max_lost_leases:
+            self._give_up_all()
+        while True:
+            rest = self._stop() or self._find_out() or self._compensate()
+            if rest is not None:
+                self._write(UndoCommit(rest))
+                return StepResult("undoing", f"until {rest.due_at.isoformat(timespec='seconds')}: {rest.reason}")
+            ended = self._write(UndoCommit(Ended()))
+            if ended.state is not TaskState.COMPENSATING:
+                log.info("undo.ended", extra={"task_id": self.task.task_id, "state": ended.state.value})
+                return StepResult("undone", f"{ended.state.value}: {ended.reason}")
+
+    def _stop(self) -> Rest | None:
+        """The way out of a worker that was told to stop: another goes on at once."""
+        return Rest(WaitsFor.RETRY, now(), "its worker was told to stop") if self.stopping() else None
+
+    # -- finding out what was done
+
+    def _find_out(self) -> Rest | None:
+        """Settle every delegation whose outcome is open; the earliest rest where some are still open."""
+        rests = [rest for item in self._open() if not item.is_settled and (rest := self._settle(item))]
+        return min(rests, key=lambda rest: rest.due_at, default=None)
+
+    def _settle(self, item: Undoing) -> Rest | None:
+        delegation = item.delegation
+        agent = self.agents.get(delegation.agent)
+        if agent is None:
+            return self._leave(item, NOT_KNOWN, f"agents.yaml has no agent {delegation.agent!r} any more")
+        exchange = settling_exchange(agent, delegation, now())
+        if isinstance(exchange, Rest):
+            return exchange
+        if exchange is Exchange.PARK:
+            if delegation.state is not DelegationState.UNKNOWN:  # so that a person can say what became of it
+                self._write(UndoCommit(GoOn(), settled=Settled(delegation.key, as_unknown(delegation))))
+            return self._leave(item, NOT_KNOWN, may_have_acted(agent, delegation))
+        if exchange is Exchange.SEND:
+            deadline_at = started(delegation.index, agent, now()).deadline_at
+            self._write(UndoCommit(GoOn(), settled=Settled(delegation.key, None, deadline_at)))
+            delegation = self.items[delegation.key].delegation
+        found = found_out(agent, delegation, exchange, self._exchange(exchange, agent, delegation), now())
+        if found.settlement is not None:
+            self._write(UndoCommit(GoOn(), settled=Settled(delegation.key, found.settlement)))
+        if found.left is not None:
+            current = self.items[delegation.key]
+            return self._leave(current, NOT_KNOWN, may_have_acted(agent, current.delegation))
+        return found.rest
+
+    # -- compensating
+
+    def _compensate(self) -> Rest | None:
+        """Compensate one after another; the rest where the newest is to be tried again later."""
+        while item := next((one for one in self._open() if one.is_settled), None):
+            if rest := self._compensate_one(item) or self._stop():
+                return rest
+        return None
+
+    def _compensate_one(self, item: Undoing) -> Rest | None:
+        delegation = item.delegation
+        agent = self.agents.get(delegation.agent)
+        undo = None if agent is None else agent.as_undo()
+        if agent is None:
+            return self._leave(item, "agent_unknown", f"agents.yaml has no agent {delegation.agent!r} any more")
+        if undo is None or agent.compensate is None:
+            return self._leave(item, "no_compensate", f"{agent.name} does not declare how it is undone (compensate)")
+        try:
+            arguments = compensation_input(agent.compensate.input, delegation)
+        except PointerError as error:
+            return self._leave(item, "compensate_input", f"what {agent.name} needs for its undo is not there: {error}")
+        return self._try(item, undo, arguments)
+
+    def _try(self, item: Undoing, undo: AgentSpec, arguments: dict[str, Any]) -> Rest | None:
+        key = item.delegation.key
+        known = item.compensation
+        exchange = Exchange.SEND
+        if known is not None and (known.attempts > 0 or known.state is DelegationState.UNKNOWN):
+            exchange = next_exchange(undo, known)
+        if exchange is Exchange.SEND:
+            begun = Begun(key, arguments, started(item.delegation.index, undo, now()).deadline_at)
+            self._write(UndoCommit(GoOn(), begun=begun))
+            known = self.items[key].compensation
+            reach(FaultPoint.UNDO_MARKED, self.task.task_id)
+        if known is None:
+            raise AssertionError(f"the intent of undoing {key} was not written")
+        if exchange is Exchange.PARK:
+            verdict = found_unsendable(known)
+        else:
+            outcome = self._exchange(exchange, undo, known, undoes=key)
+            reach(FaultPoint.UNDO_ANSWERED, self.task.task_id)
+            verdict = judge(undo, known, exchange, outcome, now())
+        rest = rest_of(verdict)
+        settlement = verdict.settlement
+        self._write(UndoCommit(GoOn(), tried=Tried(key, settlement, closed=rest is None)), attempt=known.attempts)
+        reach(FaultPoint.UNDO_RECORDED, self.task.task_id)
+        log.info(
+            "undo.tried",
+            extra={"task_id": self.task.task_id, "delegation": item.delegation.ref, "state": settlement.state.value},
+        )
+        return rest
+
+    def _leave(self, item: Undoing, code: str, reason: str) -> Rest | None:
+        """Leave a delegation to a person, on record; there is nothing to wait for."""
+        state = DelegationState.FAILED
+        settlement = Settlement(item.delegation.index, state, error_code=code, error=reason)
+        self._write(UndoCommit(GoOn(), tried=Tried(item.delegation.key, settlement, closed=True)))
+        return None
+
+    def _give_up_all(self) -> None:
+        """An undo that kills its workers: whatever is open is left to a person."""
+        for item in self._open():
+            code = "poison" if item.is_settled else NOT_KNOWN
+            self._leave(item, code, f"the undo lost its worker {self.task.lost_leases} times without a commit")
+
+    # -- shared
+
+    def _open(self) -> list[Undoing]:
+        return newest_first(item for item in self.items.values() if not item.is_closed)
+
+    def _take(self, items: Sequence[Undoing]) -> None:
+        self.items = {item.delegation.key: item for item in items}
+
+    def _exchange(
+        self, exchange: Exchange, agent: AgentSpec, delegation: Delegation, undoes: str | None = None
+    ) -> LookupOutcome:
+        request = AgentRequest(
+            task_id=delegation.task_id,
+            step=delegation.step,
+            key=delegation.key,
+            task=delegation.task,
+            arguments=delegation.arguments,
+            send_before=delegation.deadline_at,
+            compensates=undoes,
+        )
+        match exchange:
+            case Exchange.POLL if delegation.remote_url:
+                return self.client.poll(agent, request, delegation.remote_url)
+            case Exchange.LOOK_UP:
+                return self.client.look_up(agent, request)
+            case _:
+                return self.client.call(agent, request)
+
+    def _write(self, commit: UndoCommit, attempt: int = 0) -> UndoCommitted:
+        try:
+            written = patiently(lambda: self.store.write_undo(self.lease, commit), self.limits.store_patience)
+        except LeaseLost:
+            if commit.tried is not None and attempt:
+                stored = self.store.settle_undo_late(self.task.task_id, attempt, commit.tried)
+                log.warning("undo.late_reply", extra={"task_id": self.task.task_id, "stored": stored})
+            raise
+        self._take(written.items)
+        return written
