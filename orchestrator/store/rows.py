@@ -182,8 +182,25 @@ def delegation_of(row: Row) -> Delegation:
 
 
 def compensation_of(row: Row) -> Delegation:
-    """A row of ``compensations``: its columns are those of a delegation."""
-    return delegation_of({**row, "settled_by": None})
+    """A row of ``compensations``."""
+    return Delegation(
+        task_id=row["task_id"],
+        step=row["step_number"],
+        index=row["index"],
+        agent=row["agent"],
+        arguments=row["arguments"],
+        task=row["task"],
+        key=row["idempotency_key"],
+        state=DelegationState(row["state"]),
+        attempts=row["attempts"],
+        sent_at=row["sent_at"],
+        deadline_at=row["deadline_at"],
+        remote_url=row["remote_url"],
+        reply=row["reply"],
+        error_code=row["error_code"],
+        error=row["error"],
+        finished_at=row["finished_at"],
+    )
 
 
 def settlement_to_json(settlement: Settlement) -> dict[str, Any]:
