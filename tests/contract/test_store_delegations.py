@@ -350,7 +350,7 @@ def test_a_reply_that_comes_while_the_task_is_being_undone_is_kept_and_wakes_the
     fan_out(store_world, 2)
     taken = claim(store_world, 0)
     store_world.sql("UPDATE tasks SET state = 'compensating', waits_for = NULL, due_at = now() + interval '1 day'")
-    assert settle(store_world, taken).doorbells == ()
+    assert settle(store_world, taken).doorbells == (Dispatch("t-1", 1),)
     assert delegation(store_world, 0).state is DelegationState.SUCCEEDED
     assert store_world.sql("SELECT woken, due_at <= now() FROM tasks") == [(True, True)]
     assert refused(store_world, 1) is NotClaimed.NOT_NEXT

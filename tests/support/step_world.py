@@ -30,7 +30,12 @@ USAGE = Usage("scripted", prompt_version="test")
 
 
 def call(*agents: str, **arguments: Any) -> Decision:
-    return Decision(DecisionKind.CALL, "because", USAGE, calls=tuple(AgentCall(name, arguments) for name in agents))
+    """A decision to call these; an agent named again gets another argument, since the same call twice is one."""
+    calls = tuple(
+        AgentCall(name, {**arguments, "nth": place} if name in agents[:place] else arguments)
+        for place, name in enumerate(agents)
+    )
+    return Decision(DecisionKind.CALL, "because", USAGE, calls=calls)
 
 
 class World:
