@@ -96,7 +96,8 @@ class Decoder:
             message_id=_message_id(record, given),
             priority=int(given.get("priority", DEFAULT_PRIORITY)),
             tenant=given.get("tenant"),
-            deadline=_deadline(given.get("deadline")),
+            deadline=_moment("deadline", given),
+            not_before=_not_before(given),
             budget=given.get("budget", {}),
             allowed_agents=tuple(given["allowed_agents"]) if "allowed_agents" in given else None,
             on_failure=given.get("on_failure", "stop"),
@@ -167,17 +168,25 @@ def _message_id(record: Record, given: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _deadline(text: str | None) -> datetime | None:
+def _moment(name: str, given: Mapping[str, Any]) -> datetime | None:
+    text = given.get(name)
     if text is None:
         return None
     wanted = "an ISO 8601 time with a zone, such as 2031-01-31T18:00:00+01:00"
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise Unkeepable("wrong_shape", f"/deadline must be {wanted}") from None
+        raise Unkeepable("wrong_shape", f"/{name} must be {wanted}") from None
     if moment.tzinfo is None:
-        raise Unkeepable("wrong_shape", f"/deadline has no zone; it must be {wanted}")
+        raise Unkeepable("wrong_shape", f"/{name} has no zone; it must be {wanted}")
     try:
         return moment.astimezone(UTC)
     except (OverflowError, ValueError):
-        raise Unkeepable("wrong_shape", "/deadline is outside the years 1 to 9999") from None
+        raise Unkeepable("wrong_shape", f"/{name} is outside the years 1 to 9999") from None
+
+
+def _not_before(given: Mapping[str, Any]) -> datetime | None:
+    moment, deadline = _moment("not_before", given), _moment("deadline", given)
+    if moment is not None and deadline is not None and moment >= deadline:
+        raise Unkeepable("wrong_shape", "/not_before must be before /deadline")
+    return moment

@@ -19,7 +19,7 @@ from orchestrator.domain.wait import MAX_WAIT_SECONDS
 CONTROL_TOOLS = frozenset({"finish", "wait_for_event", "ask_human", "fail", "record"})
 """Names of the planner's own tools: an agent may not have one."""
 
-Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+Seconds = Annotated[float, Field(gt=0, le=MAX_WAIT_SECONDS)]
 Waiting = Annotated[float, Field(gt=0, le=MAX_WAIT_SECONDS)]
 """Seconds that a person may take."""
 

@@ -33,6 +33,9 @@ from orchestrator.flow.ports import AgentRequest
 from orchestrator.logs import mask
 from orchestrator.settings import environment_value
 
+LONGEST_EXCHANGE = 3600.0
+"""Seconds that one request may take, however long the delegation may: who needs longer answers 202."""
+
 _SECRETS_KEPT = 30.0
 """Seconds a secret is used before it is read anew: mounted files are rotated."""
 
@@ -187,7 +190,7 @@ class HttpAgentClient:
             body,
             connect=agent.timeout.connect,
             read=agent.timeout.read,
-            total=agent.timeout.total if total is None else total,
+            total=min(agent.timeout.total if total is None else total, LONGEST_EXCHANGE),
             max_bytes=agent.max_reply_bytes,
         )
 

@@ -22,7 +22,7 @@ from orchestrator.logs import mask
 DEFAULT_POLL = 1.0
 """Seconds between two questions where the agent names none."""
 
-_LONGEST_WAIT = 3600.0
+_LONGEST_WAIT = 24 * 3600.0
 _LONGEST_DETAIL = 1_000
 _DEEPEST = 64
 
@@ -79,7 +79,7 @@ def location(url: str, headers: Mapping[str, str]) -> str | None:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After`` in seconds from now, whether given as seconds or as a date; at most an hour."""
+    """``Retry-After`` in seconds from now, whether given as seconds or as a date; at most a day."""
     text = (_header(headers, "retry-after") or "").strip()
     if not text:
         return None

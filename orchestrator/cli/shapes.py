@@ -34,6 +34,7 @@ def task_json(task: Task) -> dict[str, Any]:
         "allowed_agents": None if task.allowed_agents is None else list(task.allowed_agents),
         "on_failure": task.on_failure,
         "deadline": task.deadline,
+        "not_before": task.not_before,
         "budget": dict(task.budget),
         "lost_leases": task.lost_leases,
         "versions": dict(task.versions),

@@ -53,6 +53,8 @@ class TaskMessage:
     priority: int = DEFAULT_PRIORITY
     tenant: str | None = None
     deadline: datetime | None = None
+    not_before: datetime | None = None
+    """Its first step waits for this moment."""
     budget: Mapping[str, Any] = field(default_factory=dict)
     allowed_agents: tuple[str, ...] | None = None
     on_failure: Literal["stop", "undo"] = "stop"
@@ -69,6 +71,8 @@ class TaskMessage:
         """
         # A field that came later stands here only where it is given: tasks known before keep their digest.
         later = {"partial_failure": self.partial_failure.value} if self.partial_failure else {}
+        if self.not_before is not None:
+            later["not_before"] = self.not_before.isoformat()
         return digest(
             {
                 **later,

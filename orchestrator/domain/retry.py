@@ -21,9 +21,9 @@ class RetryPolicy:
     def delay(self, attempts: int, retry_after: float | None = None, jitter: float | None = None) -> float:
         """Seconds until the next execution after ``attempts`` of them.
 
-        The other side's ``Retry-After`` is a lower bound that even ``max_delay`` does not cut, up to an hour.
+        The other side's ``Retry-After`` is a lower bound that even ``max_delay`` does not cut, up to a day.
         ``jitter`` (0 to 1) is drawn where not given.
         """
         drawn = random.random() if jitter is None else jitter  # noqa: S311 - spreading load, not a secret
         backoff = min(self.max_delay, self.base_delay * 2.0 ** max(0, attempts - 1)) * (0.5 + drawn / 2)
-        return max(backoff, min(retry_after or 0.0, 3600.0))
+        return max(backoff, min(retry_after or 0.0, 24 * 3600.0))

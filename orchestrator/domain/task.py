@@ -113,6 +113,7 @@ class Task:
     partial_failure: PartialFailure | None = None
     """None: as the settings have it."""
     deadline: datetime | None = None
+    not_before: datetime | None = None
     budget: Mapping[str, Any] = field(default_factory=dict)
     """The message's own bounds."""
     raised: Mapping[str, Any] = field(default_factory=dict)

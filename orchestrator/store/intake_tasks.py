@@ -19,20 +19,20 @@ from orchestrator.store.engine import jsonb, text
 from orchestrator.store.intake_batch import Item
 from orchestrator.store.published import iso, update_body
 from orchestrator.store.rows import changes_to_json, origin_to_json
-from orchestrator.store.turns import Admission
+from orchestrator.store.turns import LATER, Admission
 
 _INSERT_TASKS = text("""
     INSERT INTO tasks (task_id, description, required_fields, state, priority, tenant, allowed_agents, on_failure,
-                       partial_failure, deadline, budget, extra, content_digest, source, versions, due_at,
-                       rings, rung_as, lane)
+                       partial_failure, deadline, budget, extra, content_digest, source, versions, not_before,
+                       due_at, rings, rung_as, lane)
     SELECT r.task_id, r.description, r.required_fields, 'received', r.priority, r.tenant,
            nullif(r.allowed_agents, 'null'), r.on_failure, r.partial_failure, r.deadline, r.budget, r.extra,
-           r.content_digest, nullif(r.source, 'null'), r.versions, now() + make_interval(secs => r.due_in), r.rings,
-           r.priority, r.lane
+           r.content_digest, nullif(r.source, 'null'), r.versions, r.not_before,
+           greatest(now() + make_interval(secs => r.due_in), r.not_before), r.rings, r.priority, r.lane
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
         task_id text, description text, required_fields jsonb, priority int, tenant text, allowed_agents jsonb,
         on_failure text, partial_failure text, deadline timestamptz, budget jsonb, extra jsonb, content_digest text,
-        source jsonb, versions jsonb, due_in float, rings int, lane int)
+        source jsonb, versions jsonb, not_before timestamptz, due_in float, rings int, lane int)
     ON CONFLICT DO NOTHING
     RETURNING task_id
 """)
@@ -56,8 +56,10 @@ def take_tasks(connection: Connection, tasks: Sequence[tuple[Item, TaskMessage]]
         return
     # Sorted, so that two batches take their locks in the same order; stable, so that the first of one id wins.
     messages = sorted(tasks, key=lambda pair: pair[1].task_id)
-    starts = admission.starts([(message.tenant, message.priority) for _, message in messages], new=True)
-    begun = list(zip(messages, starts, strict=True))
+    at = datetime.now(UTC)
+    now_ones = [message for _, message in messages if not _waits(message, at)]
+    starts = iter(admission.starts([(message.tenant, message.priority) for message in now_ones], new=True))
+    begun = [(pair, LATER if _waits(pair[1], at) else next(starts)) for pair in messages]
     rows = jsonb([_task_row(item.record, message) | start.row() for (item, message), start in begun])
     inserted = {r.task_id for r in connection.execute(_INSERT_TASKS, {"rows": rows})}
     made: list[tuple[Item, TaskMessage]] = []
@@ -75,6 +77,10 @@ def take_tasks(connection: Connection, tasks: Sequence[tuple[Item, TaskMessage]]
             _INSERT_CONTEXTS, {"rows": jsonb([_context_row(item.record, message) for item, message in made])}
         )
     _compare(connection, repeated)
+
+
+def _waits(message: TaskMessage, at: datetime) -> bool:
+    return message.not_before is not None and message.not_before > at
 
 
 def _compare(connection: Connection, repeated: Sequence[tuple[Item, TaskMessage]]) -> None:
@@ -120,6 +126,7 @@ def _task_row(record: Record, message: TaskMessage) -> dict[str, Any]:
         "on_failure": message.on_failure,
         "partial_failure": message.partial_failure.value if message.partial_failure else None,
         "deadline": None if message.deadline is None else message.deadline.isoformat(),
+        "not_before": None if message.not_before is None else message.not_before.isoformat(),
         "budget": dict(message.budget),
         "extra": dict(message.extra),
         "content_digest": message.content_digest,

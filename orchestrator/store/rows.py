@@ -42,6 +42,7 @@ def task_of(row: Row) -> Task:
         on_failure=row["on_failure"],
         partial_failure=PartialFailure(row["partial_failure"]) if row["partial_failure"] else None,
         deadline=row["deadline"],
+        not_before=row["not_before"],
         budget=row["budget"],
         raised=row["budget_raised"],
         spent=Spent(

@@ -64,6 +64,7 @@ _CLAIM = text(f"""
       AND state IN ('received', 'processing', 'waiting', 'compensating')
       AND (lease_until IS NULL OR lease_until < now())
       AND (state NOT IN ('waiting', 'compensating') OR woken OR cancel_requested OR due_at <= now())
+      AND (state <> 'received' OR not_before IS NULL OR not_before <= now())
     RETURNING *
 """)  # noqa: S608  # constants of ours only
 

@@ -95,9 +95,9 @@ class Admission:
         ``new``: tasks never begun, which go behind those of their tenant that came before them and wait still.
         """
         if self._due_in <= timedelta(0):
-            return [_LATER] * len(candidates)
+            return [LATER] * len(candidates)
         self._count(tenant for tenant, _ in candidates)
-        found = [_LATER] * len(candidates)
+        found = [LATER] * len(candidates)
         for number in sorted(range(len(candidates)), key=lambda number: -candidates[number][1]):
             tenant, urgency = candidates[number]
             if not new or urgency > self._waiting[tenant]:
@@ -123,16 +123,17 @@ class Admission:
     def _start(self, tenant: str | None, urgency: int) -> Start:
         cap = self._rules.cap_of(tenant)
         if cap is not None and self._tasks[tenant] >= cap:
-            return _LATER
+            return LATER
         lane = 0 if self._near[tenant] < self._rules.share else 1
         place = place_of(urgency, lane)
         if self._window is not None:
             if not self._window.room(place):
-                return _LATER
+                return LATER
             self._window.fill(place)
         self._tasks[tenant] += 1
         self._near[tenant] += lane == 0
         return Start(True, lane, self._due_in)
 
 
-_LATER = Start(False, 0, timedelta(0))
+LATER = Start(False, 0, timedelta(0))
+"""Not rung with its batch: the sweep rings when it is due."""

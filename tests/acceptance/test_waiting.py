@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import redis
+from sqlalchemy import text
 
 from tests.support.documents import commands, save_files, type_in
 from tests.support.processes import wait_for
@@ -75,3 +79,30 @@ def test_an_answer_over_kafka_and_a_wrong_one_before_it(system: System) -> None:
     system.produce_event("mail-1", "task.answer", question="1.0", answer="approve", by="M. Okafor")
     system.wait_for_state("mail-1", "completed")
     assert system.store.history("mail-1")[0].questions[0].answered_by == "M. Okafor"
+
+
+def test_delays_and_deadlines_by_the_guide(system: System) -> None:
+    export = "export ORCHESTRATOR_EVENTS=$PWD/events.yaml"
+    save_files("docs/waiting.md", system.folder, {})
+    system.env["ORCHESTRATOR_EVENTS"] = str(system.folder / "events.yaml")
+    system.start("bridge", "worker", "beat")
+    later, shown, cancel, dated = commands("docs/delays.md")
+    type_in(later, system.folder, system.env)
+    system.wait_for_state("report-1", "received")
+    assert "begins " in type_in(shown, system.folder, system.env)
+    type_in(cancel, system.folder, system.env)
+    type_in(f"{export}; {dated}", system.folder, system.env)
+    task = system.wait_for_state("parcel-8", "failed")
+    assert task.reason_code == "deadline_passed"
+
+    begin = datetime.now(UTC) + timedelta(seconds=2)
+    system.produce_task("later-1", required_fields=["a"], event_data={"a": 1}, not_before=begin.isoformat())
+    system.wait_for_state("later-1", "completed")
+    (ended,) = [row.created_at for row in _last_update(system, "later-1")]
+    assert ended >= begin
+
+
+def _last_update(system: System, task_id: str) -> list[Any]:
+    with system.store.engine.begin() as connection:
+        query = "SELECT created_at FROM outbox WHERE task_id = :id AND kind = 'update' ORDER BY id DESC LIMIT 1"
+        return list(connection.execute(text(query), {"id": task_id}))

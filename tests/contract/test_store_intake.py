@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.domain.journal import Complete
+from orchestrator.domain.journal import Complete, NotClaimed
 from orchestrator.domain.message import EventMessage, TaskMessage
 from orchestrator.domain.task import TaskState
 from orchestrator.flow.ports import Intake, Invalid, Received
@@ -165,3 +165,34 @@ def test_urgent_tasks_are_rung_first(store_world: StoreWorld) -> None:
         *(TaskMessage(f"p-{priority}", "Do it", priority=priority) for priority in (1, 9, 4)), due_in=AT_ONCE
     )
     assert [bell.task_id for bell in store_world.store.ring_due(10, STALL)] == ["p-9", "p-4", "p-1"]
+
+
+def test_a_task_that_begins_later_is_taken_in_at_once_and_rung_then(store_world: StoreWorld) -> None:
+    soon = datetime.now(UTC) + timedelta(hours=3)
+    (taken,) = store_world.accept(TaskMessage("t-1", "Do it", ("a",), not_before=soon))
+    assert (taken.outcome, taken.dispatch) == (Intake.ACCEPTED, None)
+    assert store_world.store.task("t-1").not_before == soon
+    assert store_world.refused() is NotClaimed.NOT_DUE, "whoever rings too early"
+    assert [row.due_at for row in store_world.sql("SELECT due_at FROM tasks")] == [soon]
+    assert store_world.store.undispatched() == 0
+    store_world.event("t-1", "told", b=1)
+    assert store_world.refused() is NotClaimed.NOT_DUE, "an event does not begin it"
+    store_world.sql("UPDATE tasks SET due_at = now(), not_before = now()")
+    assert store_world.claim().events[0].event_data == {"b": 1}
+
+
+def test_a_task_whose_time_to_begin_is_past_begins_at_once(store_world: StoreWorld) -> None:
+    past = datetime.now(UTC) - timedelta(hours=3)
+    (taken,) = store_world.accept(TaskMessage("t-1", "Do it", ("a",), not_before=past))
+    assert taken.dispatch is not None
+    store_world.claim()
+
+
+def test_a_repeated_task_with_another_time_to_begin_is_a_conflict(store_world: StoreWorld) -> None:
+    when = datetime.now(UTC) + timedelta(hours=3)
+    first, same, other = store_world.accept(
+        TaskMessage("t-1", "Do it", ("a",), not_before=when),
+        TaskMessage("t-1", "Do it", ("a",), not_before=when),
+        TaskMessage("t-1", "Do it", ("a",)),
+    )
+    assert [one.outcome for one in (first, same, other)] == [Intake.ACCEPTED, Intake.DUPLICATE, Intake.CONFLICT]

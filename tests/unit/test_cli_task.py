@@ -13,7 +13,8 @@ from orchestrator.cli.output import Output, json_text
 from orchestrator.cli.task.advice import advice
 from orchestrator.cli.task.control import may_be_repeated
 from orchestrator.cli.task.news import News, Watching
-from orchestrator.cli.task.render import news_line, show_json, write_end, write_task, write_versions
+from orchestrator.cli.task.render import show_json, write_end, write_task, write_versions
+from orchestrator.cli.task.render_news import news_line
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage

@@ -138,6 +138,12 @@ def test_a_running_job_is_polled_no_later_than_its_deadline() -> None:
     assert found.then.due_at == SENT.deadline_at
 
 
+def test_a_job_of_days_is_polled_when_it_says_after_hours() -> None:
+    found = verdict(PLAIN, StillRunning("http://pay.test/jobs/1", 5 * 3600), deadline_at=NOW + timedelta(days=3))
+    assert isinstance(found.then, Wait)
+    assert found.then.due_at == NOW + timedelta(hours=5)
+
+
 @pytest.mark.parametrize(("agent", "waits_for"), [(PLAIN, WaitsFor.PERSON), (KEYED, WaitsFor.RETRY)])
 def test_a_job_that_outlives_its_time_out_is_unknown(agent: AgentSpec, waits_for: WaitsFor) -> None:
     found = verdict(agent, StillRunning("http://pay.test/jobs/1", 1), Exchange.POLL, deadline_at=NOW)

@@ -7,7 +7,8 @@ from typing import Any
 
 from orchestrator.cli.output import Output, Part, duration, json_text, shortened
 from orchestrator.cli.shapes import change_json, delegation_seconds, fields_json, step_json, task_json
-from orchestrator.cli.task.render import origin_words, state_part
+from orchestrator.cli.task.render import origin_words
+from orchestrator.cli.task.render_news import state_part
 from orchestrator.domain.context import Change, has_value
 from orchestrator.domain.decision import Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState

@@ -102,7 +102,7 @@ def list_tasks(out: Output, state: str | None, waits_for: str | None, limit: int
     if out.as_json:
         out.document({"tasks": [task_json(task) for task in tasks], "after": following})
         return
-    from orchestrator.cli.task.render import state_part
+    from orchestrator.cli.task.render_news import state_part
 
     if not tasks:
         out.note("No such tasks." if state or waits_for else "No tasks.")

@@ -55,6 +55,12 @@ _file = click.option(
     metavar="TIME",
     help="When the task must be done, ISO 8601; without an offset it is UTC.",
 )
+@click.option(
+    "--not-before",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"]),
+    metavar="TIME",
+    help="When its first step may begin, ISO 8601; without an offset it is UTC.",
+)
 @click.option("--max-steps", type=click.IntRange(1), help="Steps this task may take; the same as --budget steps=N.")
 @click.option(
     "--budget",
@@ -89,6 +95,7 @@ def submit(
     message_id: str | None,
     tenant: str | None,
     deadline: datetime | None,
+    not_before: datetime | None,
     max_steps: int | None,
     bounds: tuple[str, ...],
     allowed_agents: tuple[str, ...],
@@ -112,6 +119,7 @@ def submit(
             "priority": priority,
             "tenant": tenant,
             "deadline": _utc(deadline),
+            "not_before": _utc(not_before),
             "budget": without_empty({"steps": max_steps, **parse_amounts("--budget", bounds)}),
             "allowed_agents": list(allowed_agents),
             "partial_failure": partial_failure,

@@ -57,7 +57,8 @@ def follow(out: Output, task_id: str, *, timeout: float | None = None, appear: f
         StoreUnavailable: PostgreSQL stayed away.
     """
     from orchestrator.cli.task.news import News, Watching
-    from orchestrator.cli.task.render import news_line, progress_words, summary
+    from orchestrator.cli.task.render import progress_words, summary
+    from orchestrator.cli.task.render_news import news_line
 
     began = time.monotonic()
     away_since: float | None = None
