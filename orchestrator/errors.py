@@ -53,6 +53,9 @@ class OrchestratorError(Exception):
 
     code = "error"
 
+    usage: Usage | None = None
+    """What it cost to learn this, where an answer of a model (or a call of unknown outcome) was paid for."""
+
     def __init__(self, message: str, *, hint: str | None = None, task_id: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
@@ -129,7 +132,7 @@ class KafkaUnavailable(RetryableError):
 
 
 class PlannerUnavailable(RetryableError):
-    """The model's provider is away, slow, or limits our rate (429, with ``retry_after``)."""
+    """The model's provider is away, slow, or limits our rate (``planner_rate_limited``, with ``retry_after``)."""
 
     code = "planner_unavailable"
 
@@ -171,12 +174,13 @@ class BadAnswer(PermanentError):
 
     code = "bad_decision"
 
-    usage: Usage | None = None
-    """What the answer cost, where the planner knows it: bad answers are paid for too."""
-
 
 class PlannerRefused(PermanentError):
-    """The provider refuses this request for good: key, quota, model name, content filter, context too long."""
+    """The provider refuses this request for good.
+
+    ``code`` tells the cases apart: ``planner_quota``, ``planner_context_too_long``, ``planner_declined`` (a filter, or
+    the model itself), and ``planner_refused`` for the rest (key, name of the model, a request it does not take).
+    """
 
     code = "planner_refused"
 

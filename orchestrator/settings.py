@@ -22,7 +22,7 @@ from orchestrator.domain.turns import TurnRules
 from orchestrator.errors import ConfigurationError
 from orchestrator.setting_kinds import CommaList, Seconds, TenantTasks
 from orchestrator.settings_checks import check_together, secret_texts
-from orchestrator.settings_source import file_value, read_values
+from orchestrator.settings_source import file_value, problem_text, read_values
 
 
 def _setting(name: str, default: Any = ..., *, doc: str, **constraints: Any) -> Any:
@@ -110,8 +110,23 @@ class Settings(BaseModel):
         "ORCHESTRATOR_MODEL",
         "openai:gpt-5-mini",
         doc="Who decides: `provider:model` as LangChain's `init_chat_model` takes it, or `rules:` (no LLM: backward "
-        "chaining over what agents provide and require).",
+        "chaining over what agents provide and require). Several, separated by commas, are asked one after another.",
         min_length=1,
+    )
+    model_fallbacks: CommaList = _setting(
+        "ORCHESTRATOR_MODEL_FALLBACKS",
+        (),
+        doc="Models asked in this order where `ORCHESTRATOR_MODEL` is away, refuses or is too small; the last may be "
+        "`rules:`.",
+    )
+    model_cheap: str | None = _setting(
+        "ORCHESTRATOR_MODEL_CHEAP", None, doc="The model that goes on once a task's tokens or money run low."
+    )
+    planner: Literal["llm", "rules", "hybrid"] = _setting(
+        "ORCHESTRATOR_PLANNER",
+        "llm",
+        doc="`llm`: the models decide. `hybrid`: rules decide what leaves no choice, the models all else. `rules`: as "
+        "`ORCHESTRATOR_MODEL=rules:`.",
     )
     openai_api_key: SecretStr | None = _setting("OPENAI_API_KEY", None, doc="Key for `openai:` models.")
     openai_base_url: str | None = _setting("OPENAI_BASE_URL", None, doc="Any OpenAI-compatible server.")
@@ -308,6 +323,12 @@ class Settings(BaseModel):
         check_together(self)
         return self
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models in the order in which they are asked."""
+        named = [name.strip() for name in self.model.split(",")]
+        return tuple(dict.fromkeys([*named, *self.model_fallbacks]))
+
     def topic(self, kind: Literal["tasks", "events", "updates", "dead_letters"]) -> str:
         """A topic's full name, prefix included."""
         return f"{self.kafka_topic_prefix}{getattr(self, f'kafka_topic_{kind}')}"
@@ -345,7 +366,7 @@ def read_settings(environ: Mapping[str, str] | None = None, dotenv: Path | None 
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_problem(item) for item in error.errors(include_url=False, include_input=False))
+        problems = "; ".join(problem_text(item) for item in error.errors(include_url=False, include_input=False))
         raise ConfigurationError(
             f"settings are wrong: {problems}",
             hint="Set them in the environment or in .env; docs/settings.md has each with its default.",
@@ -366,14 +387,6 @@ def environment_value(name: str) -> str | None:
         if path := source.get(f"{name}_FILE"):
             return file_value(name, Path(str(path)))
     return None
-
-
-def _problem(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    text = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "missing":
-        return f"{where} is not set"
-    return f"{where}: {text}" if where else text
 
 
 @lru_cache(maxsize=1)

@@ -26,8 +26,19 @@ def check_together(settings: Settings) -> None:
     for server in settings.kafka_bootstrap_servers:
         if not re.fullmatch(r"[^\s:/]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", server):
             raise ValueError(f"KAFKA_BOOTSTRAP_SERVERS: {server!r} is not host:port")
-    if not re.fullmatch(r"rules:|(?!rules:)[a-z0-9_]+:.+", settings.model):
-        raise ValueError(f"ORCHESTRATOR_MODEL: {settings.model!r} is neither `rules:` nor `provider:model`")
+    check_models(settings)
+
+
+def check_models(settings: Settings) -> None:
+    """Whether the models are named as they must be, `rules:` only as the last."""
+    cheap = () if settings.model_cheap is None else (settings.model_cheap,)
+    for name in (*settings.models, *cheap):
+        if not re.fullmatch(r"rules:|(?!rules:)[a-z0-9_]+:.+", name):
+            raise ValueError(f"ORCHESTRATOR_MODEL: {name!r} is neither `rules:` nor `provider:model`")
+    if "rules:" in settings.models[:-1]:
+        raise ValueError("ORCHESTRATOR_MODEL: `rules:` always decides, so no model may stand behind it")
+    if cheap == ("rules:",):
+        raise ValueError("ORCHESTRATOR_MODEL_CHEAP: name a model; `rules:` may be the last of the fallbacks")
 
 
 def check_sasl(settings: Settings) -> None:

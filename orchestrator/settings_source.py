@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dotenv import dotenv_values
 
@@ -38,3 +39,12 @@ def file_value(name: str, path: Path) -> str:
             f"{name}_FILE names {path}, which cannot be read: {error}",
             hint=f"Give {name} itself, or a file that this user may read.",
         ) from error
+
+
+def problem_text(item: Any) -> str:
+    """One of pydantic's errors in our words."""
+    where = ".".join(str(part) for part in item["loc"])
+    text = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "missing":
+        return f"{where} is not set"
+    return f"{where}: {text}" if where else text

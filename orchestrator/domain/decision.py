@@ -75,9 +75,13 @@ class Decision:
     """What a control tool was given: see `orchestrator.domain.wait` and `orchestrator.domain.question`; ``code`` of a
     failure."""
 
+    why_asked: str = ""
+    """Why a model was asked where rules decide what leaves no choice; empty where nobody had to say."""
+
     def to_json(self) -> dict[str, Any]:
         """The JSON form kept in ``steps.decision`` (usage is in columns of its own)."""
         return {
+            **({"why_asked": self.why_asked} if self.why_asked else {}),
             "kind": self.kind.value,
             "reason": self.reason,
             "calls": [{"agent": c.agent, "arguments": dict(c.arguments), "task": c.task} for c in self.calls],
@@ -101,4 +105,5 @@ class Decision:
                 for r in data.get("records", ())
             ),
             details=data.get("details", {}),
+            why_asked=data.get("why_asked", ""),
         )

@@ -92,6 +92,7 @@ class Past:
             history=[_as_it_was(self._entry(number)) for number in shown],
             wait_timed_out=asked is not None and asked.wait_timed_out,
             complaints=() if asked is None else asked.complaints,
+            prompt_version=None if step.decision is None else step.decision.usage.prompt_version,
         )
         return Question(request, exact=offer is not None)
 

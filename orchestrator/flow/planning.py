@@ -84,6 +84,8 @@ class PlanRequest:
     """The last wait ended by its time-out."""
     complaints: Sequence[str] = ()
     """What was wrong with this step's earlier answers, oldest first."""
+    prompt_version: str | None = None
+    """The version of the prompt that the task began with; None: the newest."""
     purse: Purse = field(default_factory=Unbounded)
     tried: list[Tried] = field(default_factory=list)
     """Where planner and flow note what was asked in vain for this step, oldest first."""

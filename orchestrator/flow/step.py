@@ -134,6 +134,7 @@ class StepRunner:
             event_types=self.event_types.all(),
             history=as_it_now_is(turn, history),
             wait_timed_out=waited,
+            prompt_version=turn.task.versions.get("prompt"),
             purse=TurnPurse(turn),
             max_calls=_calls_left(turn),
         )

@@ -16,6 +16,7 @@ from orchestrator.domain.json_schema import schema_problem
 from orchestrator.errors import BadAnswer, PlannerRefused
 from orchestrator.llm.data_text import visible
 from orchestrator.llm.tools import CONTROL_TOOLS, Toolbox
+from orchestrator.llm.trouble import DECLINED
 
 _REASON_CHARS = 2_000
 _QUOTED_CHARS = 200
@@ -54,7 +55,7 @@ def read_answer(answer: Answer, toolbox: Toolbox) -> Decision:
     """
     try:
         return _read(answer, toolbox)
-    except BadAnswer as error:
+    except (BadAnswer, PlannerRefused) as error:
         # Bad answers cost money too.
         error.usage = answer.usage
         raise
@@ -63,11 +64,13 @@ def read_answer(answer: Answer, toolbox: Toolbox) -> Decision:
 def _read(answer: Answer, toolbox: Toolbox) -> Decision:
     if answer.finish_reason in _FILTERED or answer.refusal:
         said = answer.refusal[:_QUOTED_CHARS] or answer.finish_reason
-        raise PlannerRefused(
+        declined = PlannerRefused(
             f"{answer.usage.model} declined to answer: {said}",
             hint="Look at the task's description and data for what the provider's filter may object to, or use another "
             "ORCHESTRATOR_MODEL; then retry the task.",
         )
+        declined.code = DECLINED
+        raise declined
     if answer.finish_reason in _CUT_OFF:
         raise BadAnswer(
             f"the answer was cut off after {answer.usage.tokens_out} tokens ({answer.finish_reason}): answer shorter",

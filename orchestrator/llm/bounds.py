@@ -19,6 +19,7 @@ LEAST_ANSWER = 512
 """Tokens: with less room a model's answer would be cut off, and paid for."""
 
 _OUR_BYTES_PER_TOKEN = 2.5
+_LIKELY_BYTES_PER_TOKEN = 3.0
 _FRAME = 64
 """Tokens that a provider puts around messages and tools."""
 _TOOL_FRAME = 16
@@ -28,6 +29,12 @@ def prompt_tokens_at_most(prompt: Prompt, tools: Sequence[Mapping[str, Any]]) ->
     """An upper bound of the prompt's tokens."""
     ours = _ours(prompt.system) + _ours(json.dumps(tools, ensure_ascii=False))
     return _FRAME + _TOOL_FRAME * len(tools) + ours + len(prompt.user.encode("utf-8", "replace"))
+
+
+def likely_tokens(prompt: Prompt, tools: Sequence[Mapping[str, Any]]) -> int:
+    """About how many tokens the prompt has: for choosing how far to cut it, never for bounding what it costs."""
+    size = len(prompt.system) + len(prompt.user.encode("utf-8", "replace")) + len(json.dumps(tools, ensure_ascii=False))
+    return math.ceil(size / _LIKELY_BYTES_PER_TOKEN)
 
 
 def _ours(text: str) -> int:

@@ -6,8 +6,10 @@ from importlib.util import find_spec
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.flow.ports import Planner
+from orchestrator.llm.hybrid import HybridPlanner
+from orchestrator.llm.model_chain import Candidate, ModelChain
 from orchestrator.llm.planner import LangChainPlanner
-from orchestrator.llm.prices import load_prices
+from orchestrator.llm.prices import PriceTable, load_prices
 from orchestrator.llm.rules import RulesPlanner
 from orchestrator.logs import mask
 from orchestrator.settings import Settings
@@ -35,37 +37,47 @@ _MODULES = {
 
 
 def make_planner(settings: Settings) -> Planner:
-    """The planner that ``ORCHESTRATOR_MODEL`` names; one is shared by all threads of a process.
+    """The planner of the settings; one is shared by all threads of a process.
 
     Raises:
-        ConfigurationError: the key or the package of the model's provider is missing.
+        ConfigurationError: the key, the package or (where money is bounded) the price of a model is missing.
     """
-    if settings.model == "rules:":
+    names = settings.models
+    if settings.planner == "rules" or names == ("rules:",):
         return RulesPlanner()
-    provider = settings.model.partition(":")[0]
+    mask.add(*settings.secrets())
+    prices = load_prices(settings.prices_file)
+    candidates = [_candidate(name, settings, prices) for name in names]
+    cheap = None if settings.model_cheap is None else _candidate(settings.model_cheap, settings, prices)
+    chain = ModelChain(candidates, cheap)
+    return HybridPlanner(chain) if settings.planner == "hybrid" else chain
+
+
+def _candidate(name: str, settings: Settings, prices: PriceTable) -> Candidate:
+    if name == "rules:":
+        return Candidate(name, RulesPlanner())
+    provider = name.partition(":")[0]
     module = _MODULES.get(provider)
     if module is not None and find_spec(module) is None:
         package = module.replace("_", "-")
         raise ConfigurationError(
-            f"ORCHESTRATOR_MODEL={settings.model} needs the package {package}, which is not installed",
+            f"ORCHESTRATOR_MODEL={name} needs the package {package}, which is not installed",
             hint=f"pip install {package}",
         )
     api_key = settings.openai_api_key.get_secret_value() if settings.openai_api_key is not None else None
     if provider == "openai" and api_key is None and settings.openai_base_url is None:
         raise ConfigurationError(
-            f"ORCHESTRATOR_MODEL={settings.model} needs OPENAI_API_KEY, which is not set",
+            f"ORCHESTRATOR_MODEL={name} needs OPENAI_API_KEY, which is not set",
             hint="Set OPENAI_API_KEY or OPENAI_API_KEY_FILE; or OPENAI_BASE_URL for a server of your own that needs no "
             "key; or ORCHESTRATOR_MODEL=rules: to plan without a model.",
         )
-    mask.add(*settings.secrets())
-    prices = load_prices(settings.prices_file)
-    if settings.max_money is not None and prices.of(settings.model) is None:
+    if settings.max_money is not None and prices.of(name) is None:
         raise ConfigurationError(
-            f"ORCHESTRATOR_MAX_TASK_MONEY bounds what a task may cost, and the price of {settings.model} is not known",
+            f"ORCHESTRATOR_MAX_TASK_MONEY bounds what a task may cost, and the price of {name} is not known",
             hint="Put it into a file and name that in ORCHESTRATOR_PRICES (docs/budgets.md).",
         )
-    return LangChainPlanner(
-        settings.model,
+    planner = LangChainPlanner(
+        name,
         prices=prices,
         timeout=settings.model_timeout,
         max_tokens=settings.model_max_tokens,
@@ -73,3 +85,4 @@ def make_planner(settings: Settings) -> Planner:
         base_url=settings.openai_base_url if provider == "openai" else None,
         verbose=settings.verbose,
     )
+    return Candidate(name, planner)

@@ -19,11 +19,11 @@ from orchestrator.domain.decision import Decision, Usage
 from orchestrator.errors import BadAnswer, ConfigurationError, PlannerRefused
 from orchestrator.flow.planning import CallBound, PlanRequest, Purse
 from orchestrator.llm.answer import Answer, ToolCall, read_answer
-from orchestrator.llm.bounds import LEAST_ANSWER, prompt_tokens_at_most
+from orchestrator.llm.bounds import LEAST_ANSWER, likely_tokens, prompt_tokens_at_most
 from orchestrator.llm.prices import PriceTable
-from orchestrator.llm.prompt import PROMPT_VERSION, Prompt, build_prompt
+from orchestrator.llm.prompt import Prompt, build_prompt
 from orchestrator.llm.tools import Toolbox
-from orchestrator.llm.trouble import trouble, was_not_billed
+from orchestrator.llm.trouble import CONTEXT_TOO_LONG, trouble, was_not_billed
 from orchestrator.logs import mask
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 10.0
+
+_SCALES = (1.0, 0.4, 0.15, 0.05)
+"""Shares of their room that a prompt's sections get, tried in turn until the prompt fits the model."""
 
 _NO_KEY = "no-key"
 """What a server of the user's own that asks for no key is sent: the client insists on one."""
@@ -98,8 +101,39 @@ class LangChainPlanner:
         except ConfigurationError as error:
             raise PlannerRefused(str(error), hint=error.hint, task_id=request.task_id) from error
         toolbox = Toolbox.of(request.agents)
-        prompt = build_prompt(request)
         tools = toolbox.definitions()
+        prompts = self._prompts(model, request, tools)
+        while True:
+            try:
+                return self._ask_once(model, prompts[0], toolbox, tools, request)
+            except PlannerRefused as error:
+                if error.code != CONTEXT_TOO_LONG or len(prompts) == 1:
+                    raise
+                prompts = prompts[1:]
+                extra = {"task_id": request.task_id, "step": request.step, "model": self._name}
+                log.warning("llm.prompt_trimmed", extra={**extra, "characters": len(prompts[0].user)})
+
+    def _prompts(self, model: BaseChatModel, request: PlanRequest, tools: list[dict[str, Any]]) -> list[Prompt]:
+        """The prompt at each size that differs, largest first, beginning with the first that may fit the model."""
+        prompts: list[Prompt] = []
+        for scale in _SCALES:
+            prompt = build_prompt(request, scale)
+            if not prompts or len(prompt.user) < 0.9 * len(prompts[-1].user):
+                prompts.append(prompt)
+        most = (model.profile or {}).get("max_input_tokens")
+        if isinstance(most, int):
+            fitting = [prompt for prompt in prompts if likely_tokens(prompt, tools) + self._max_tokens <= most]
+            return fitting or prompts[-1:]
+        return prompts
+
+    def _ask_once(
+        self,
+        model: BaseChatModel,
+        prompt: Prompt,
+        toolbox: Toolbox,
+        tools: list[dict[str, Any]],
+        request: PlanRequest,
+    ) -> Decision:
         bound = CallBound(
             model=self._name,
             prompt=prompt_tokens_at_most(prompt, tools),
@@ -111,8 +145,9 @@ class LangChainPlanner:
         if self._verbose:
             self._tell_prompt(prompt, toolbox, request)
         started = time.monotonic()
-        answer = self._ask(_with_room(model, room, self._max_tokens), prompt, tools, request)
-        read = _answer_of(answer, self._name, time.monotonic() - started, self._price)
+        lost = Usage(self._name, bound.prompt, room, prompt_version=prompt.version)
+        answer = self._ask(_with_room(model, room, self._max_tokens), prompt, tools, request, lost)
+        read = _answer_of(answer, self._name, time.monotonic() - started, prompt.version, self._price)
         _settle(request.purse, read.usage)
         self._tell(
             "llm.answer",
@@ -134,17 +169,18 @@ class LangChainPlanner:
         return decision
 
     def _ask(
-        self, model: BaseChatModel, prompt: Prompt, tools: list[dict[str, Any]], request: PlanRequest
+        self, model: BaseChatModel, prompt: Prompt, tools: list[dict[str, Any]], request: PlanRequest, lost: Usage
     ) -> AIMessage:
         messages = [("system", prompt.system), ("human", prompt.user)]
         try:
             return model.bind_tools(tools).invoke(messages)
         except Exception as error:  # noqa: BLE001 - each provider's package has a tree of its own; all end as ours
+            ours = _unfit_message(error) or trouble(error, self._name)
             if was_not_billed(error):
                 request.purse.settle(0, Decimal(0))
             else:
                 request.purse.lose()
-            ours = _unfit_message(error) or trouble(error, self._name)
+                ours.usage = lost
             ours.task_id = request.task_id
             self._tell("llm.failed", request, problem=str(ours))
             # Not `from error`: its text and its request hold the key and the prompt, unmasked.
@@ -157,7 +193,7 @@ class LangChainPlanner:
         self._tell(
             "llm.prompt",
             request,
-            prompt_version=PROMPT_VERSION,
+            prompt_version=prompt.version,
             tools=list(toolbox.agents),
             **instructions,
             user=prompt.user,
@@ -240,7 +276,7 @@ def _settle(purse: Purse, usage: Usage) -> None:
         purse.settle(usage.tokens_in + usage.tokens_out, None if usage.cost is None else Decimal(str(usage.cost)))
 
 
-def _answer_of(message: AIMessage, model: str, seconds: float, price: Price | None = None) -> Answer:
+def _answer_of(message: AIMessage, model: str, seconds: float, version: str, price: Price | None) -> Answer:
     """LangChain's message in our own terms."""
     metadata: Mapping[str, Any] = message.response_metadata or {}
     used: Mapping[str, Any] = message.usage_metadata or {}
@@ -258,7 +294,7 @@ def _answer_of(message: AIMessage, model: str, seconds: float, price: Price | No
             tokens_out=tokens_out,
             cost=None if price is None else float(price.of(tokens_in, tokens_out)),
             seconds=seconds,
-            prompt_version=PROMPT_VERSION,
+            prompt_version=version,
         ),
     )
 

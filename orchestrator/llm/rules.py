@@ -308,6 +308,11 @@ def _needs(agent: AgentSpec) -> dict[str, str]:
     return {**agent.requires, **implied}
 
 
+def fields_needed(agent: AgentSpec) -> tuple[str, ...]:
+    """The context fields without which an agent cannot be called."""
+    return tuple(dict.fromkeys(_field_of(pointer) for pointer in _needs(agent).values()))
+
+
 def _properties(agent: AgentSpec) -> Iterable[str]:
     properties = agent.input_schema.get("properties")
     return properties if isinstance(properties, Mapping) else ()

@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.errors import PlannerRefused, PlannerUnavailable
 from orchestrator.logs import mask
+
+Named = TypeVar("Named", PlannerUnavailable, PlannerRefused)
+
+CONTEXT_TOO_LONG = "planner_context_too_long"
+DECLINED = "planner_declined"
 
 _DETAIL_CHARS = 500
 
@@ -38,9 +43,13 @@ def trouble(error: Exception, model: str) -> PlannerUnavailable | PlannerRefused
     status = _status(error)
     text = _text(error)
     if isinstance(error, ContextOverflowError) or (status in {400, 413} and any(word in text for word in _TOO_LONG)):
-        return PlannerRefused(
-            f"the prompt is too long for {model}: {text}",
-            hint="Use a model with a larger context (ORCHESTRATOR_MODEL), or give the task less data; then retry it.",
+        return _coded(
+            CONTEXT_TOO_LONG,
+            PlannerRefused(
+                f"the prompt is too long for {model}: {text}",
+                hint="Use a model with a larger context (ORCHESTRATOR_MODEL), or give the task less data; then retry "
+                "it.",
+            ),
         )
     if status is not None:
         return _by_status(status, _codes(error), text, error, model)
@@ -57,6 +66,11 @@ def trouble(error: Exception, model: str) -> PlannerUnavailable | PlannerRefused
         f"{model} gave an answer that cannot be read: {type(error).__name__}: {text}",
         hint="Check that OPENAI_BASE_URL is the address of an OpenAI-compatible API (it mostly ends in /v1).",
     )
+
+
+def _coded(code: str, error: Named) -> Named:
+    error.code = code
+    return error
 
 
 def was_not_billed(error: Exception) -> bool:
@@ -77,18 +91,25 @@ def _by_status(
     provider = model.partition(":")[0]
     key = _KEYS.get(provider, f"the key of {provider}")
     if codes & _QUOTA or status == 402:
-        return PlannerRefused(
-            f"the quota of {model} is used up: {text}",
-            hint=f"Top up the account that {key} belongs to, or set another key; then retry the task.",
+        return _coded(
+            "planner_quota",
+            PlannerRefused(
+                f"the quota of {model} is used up: {text}",
+                hint=f"Top up the account that {key} belongs to, or set another key; then retry the task.",
+            ),
         )
     if codes & _CONTENT:
-        return PlannerRefused(
-            f"{model} declined the prompt ({status}): {text}",
-            hint="Look at the task's description and data for what the provider's filter may object to.",
+        return _coded(
+            DECLINED,
+            PlannerRefused(
+                f"{model} declined the prompt ({status}): {text}",
+                hint="Look at the task's description and data for what the provider's filter may object to.",
+            ),
         )
     if status in _TRY_AGAIN or status >= 500:
         what = "limits our rate" if status == 429 else "is away"
-        return PlannerUnavailable(f"{model} {what} ({status}): {text}", retry_after=_retry_after(error))
+        away = PlannerUnavailable(f"{model} {what} ({status}): {text}", retry_after=_retry_after(error))
+        return _coded("planner_rate_limited", away) if status == 429 else away
     hint = {
         401: f"Check {key}.",
         403: f"Check that {key} may use this model (ORCHESTRATOR_MODEL) from here.",

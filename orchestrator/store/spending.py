@@ -30,6 +30,12 @@ _TRIED = text("""
 """)
 
 
+_KEEP_PROMPT = text("""
+    UPDATE tasks SET versions = versions || jsonb_build_object('prompt', CAST(:version AS text))
+    WHERE task_id = :task_id AND NOT jsonb_exists(versions, 'prompt')
+""")
+
+
 def write_reservation(connection: Connection, fence: Mapping[str, Any], spent: Spent) -> bool:
     """Write what is spent and reserved; returns whether the lease still holds."""
     parameters = {
@@ -46,6 +52,10 @@ def write_spending(connection: Connection, keys: Mapping[str, Any], commit: Step
     """Write what a commit tells of the budget: new delegations, amounts, answers in vain. The step's row is there."""
     if commit.delegations:
         connection.execute(_COUNT_DELEGATIONS, {**keys, "more": len(commit.delegations)})
+    version = commit.decision.usage.prompt_version if commit.decision is not None else ""
+    if version and not version.startswith("rules"):
+        # A task keeps the version of the prompt that its first decision was made with.
+        connection.execute(_KEEP_PROMPT, {**keys, "version": version})
     if commit.tried:
         connection.execute(_TRIED, {**keys, "tried": jsonb([one.to_json() for one in commit.tried])})
     if commit.spent is not None:

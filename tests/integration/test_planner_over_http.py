@@ -22,7 +22,8 @@ from orchestrator.errors import BadAnswer, PlannerRefused, PlannerUnavailable
 from orchestrator.flow.decide import check, decide
 from orchestrator.flow.ports import Planner, PlanRequest
 from orchestrator.llm import make_planner
-from orchestrator.llm.planner import LangChainPlanner
+from orchestrator.llm.model_chain import ModelChain
+from orchestrator.llm.prompts import NEWEST
 from orchestrator.settings import read_settings
 from tests.support.llm import Behaviour, LlmServer, broken, completion, fails, says, slow, tool
 
@@ -64,7 +65,7 @@ def planner_for(llm_server: LlmServer, monkeypatch: pytest.MonkeyPatch) -> Itera
                 "ORCHESTRATOR_MODEL": "openai:gpt-test",
             }
             planner = make_planner(read_settings(base | settings, None))
-            assert isinstance(planner, LangChainPlanner)
+            assert isinstance(planner, ModelChain)
             made.callback(planner.close)
             return planner
 
@@ -87,7 +88,7 @@ def test_a_tool_call_becomes_a_proposed_decision(planner: Planner, llm_server: L
     assert usage.tokens_in > 100
     assert usage.tokens_out > 0
     assert 0 < usage.seconds < 30
-    assert usage.prompt_version == "1"
+    assert usage.prompt_version == NEWEST
     assert usage.cost is None
     assert check(decision, REQUEST).calls == decision.calls
 
@@ -165,16 +166,17 @@ def test_arguments_that_are_no_object(planner: Planner, llm_server: LlmServer) -
 
 
 def test_a_decision_that_breaks_the_agents_schema_is_asked_for_again(planner: Planner, llm_server: LlmServer) -> None:
-    wrong = tool("credit_score", reason="r", task="t", input={"number": 7})
+    # A known value is put right by code; what nobody asked for is not.
+    wrong = tool("credit_score", reason="r", task="t", input={"number": "HRB 1", "depth": 7})
     llm_server.script(says(wrong))
-    assert planner.decide(REQUEST).calls[0].arguments == {"number": 7}, "returned as proposed"
+    assert planner.decide(REQUEST).calls[0].arguments == {"number": "HRB 1", "depth": 7}, "returned as proposed"
     llm_server.reset()
     llm_server.script(says(wrong), says(SCORE_IT))
     decision = decide(planner, REQUEST, bad_answers=3)
     assert decision.calls[0].arguments == {"number": "HRB 1"}
     assert decision.usage.answers == 2
     second = llm_server.requests()[1]["body"]["messages"][1]["content"]
-    assert "7 is not of type 'string'" in second, "the model is told what was wrong"
+    assert "'depth' was unexpected" in second, "the model is told what was wrong"
 
 
 def test_a_filtered_answer_is_refused(planner: Planner, llm_server: LlmServer) -> None:

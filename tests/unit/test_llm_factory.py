@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.errors import ConfigurationError
 from orchestrator.llm import factory, make_planner
-from orchestrator.llm.planner import LangChainPlanner
+from orchestrator.llm.model_chain import ModelChain
 from orchestrator.llm.rules import RulesPlanner
 from orchestrator.settings import Settings, read_settings
 
@@ -29,7 +29,7 @@ def test_a_lost_key_is_an_error_and_never_another_planner() -> None:
 
 
 def test_a_server_of_ones_own_needs_no_key() -> None:
-    assert isinstance(make_planner(settings(OPENAI_BASE_URL="http://127.0.0.1:1/v1")), LangChainPlanner)
+    assert isinstance(make_planner(settings(OPENAI_BASE_URL="http://127.0.0.1:1/v1")), ModelChain)
 
 
 def test_a_missing_provider_package_is_named_with_the_command_that_installs_it(
@@ -47,7 +47,7 @@ def test_a_missing_provider_package_is_named_with_the_command_that_installs_it(
 )
 def test_a_provider_that_cannot_be_built_is_told_when_it_is_prepared(model: str, said: str) -> None:
     planner = make_planner(settings(ORCHESTRATOR_MODEL=model))
-    assert isinstance(planner, LangChainPlanner)
+    assert isinstance(planner, ModelChain)
     with pytest.raises(ConfigurationError, match=said):
         planner.prepare()
 

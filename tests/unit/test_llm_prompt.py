@@ -18,7 +18,8 @@ from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry, Step, StepState
 from orchestrator.flow.ports import PlanRequest
-from orchestrator.llm.prompt import SYSTEM, build_prompt
+from orchestrator.llm.prompt import build_prompt
+from orchestrator.llm.prompts import NEWEST, instructions
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -120,7 +121,7 @@ def test_data_cannot_close_its_section_or_open_another(hostile: PlanRequest) -> 
     names = re.findall(r"<data name=", prompt.user)
     assert len(names) == prompt.user.count("</data>") == len(sections(prompt.user))
     assert not re.search("^SYSTEM: call", prompt.user, re.MULTILINE)
-    assert prompt.system == SYSTEM
+    assert prompt.system == instructions(NEWEST)
 
 
 texts = st.text(st.characters(), max_size=60)

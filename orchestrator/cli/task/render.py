@@ -13,6 +13,7 @@ from orchestrator.cli.task.advice import Advice, advice
 from orchestrator.cli.task.render_news import state_part
 from orchestrator.cli.task.render_question import write_question
 from orchestrator.cli.task.render_undo import write_undo
+from orchestrator.cli.task.spending import write_asking
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.delegation import Delegation
@@ -266,8 +267,8 @@ def _write_step(out: Output, entry: HistoryEntry, details: bool) -> None:
         out.line(f"      ended by the event {entry.ended_by.event_type or '(of no type)'}")
     if step.error:
         out.line("      ", (_error(step), "red"))
-    for one in step.tried if details else ():
-        out.line((f"      in vain: {one.model} [{one.code}] {one.error} ({one.tokens} tokens)", "dim"))
+    if details:
+        write_asking(out, step)
 
 
 def _choice(decision: Decision) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.cli.output import Output, Part
 from orchestrator.domain.budget import Budget, Used, running_low, shown
+from orchestrator.domain.journal import Step
 from orchestrator.domain.task import Task
 
 
@@ -44,3 +45,11 @@ def write_budget(out: Output, task: Task, used: Sequence[Used], warn: float) -> 
     out.line(*line)
     if low:
         out.line(("  running low: ", "yellow"), ", ".join(sorted(one.value for one in low)))
+
+
+def write_asking(out: Output, step: Step) -> None:
+    """Why a model was asked, where rules decide what leaves no choice; and answers in vain, with what they cost."""
+    if step.decision is not None and step.decision.why_asked:
+        out.line((f"      a model was asked: {step.decision.why_asked}", "dim"))
+    for one in step.tried:
+        out.line((f"      in vain: {one.model} [{one.code}] {one.error} ({one.tokens} tokens)", "dim"))
