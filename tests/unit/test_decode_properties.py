@@ -99,7 +99,7 @@ def test_what_is_parsed_can_be_kept(value: Any) -> None:
 @given(
     st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=200),
     texts.filter(str.strip),
-    st.lists(texts.filter(bool), max_size=5, unique=True),
+    st.lists(texts.filter(lambda text: 0 < len(text) <= 200), max_size=5, unique=True),
     st.dictionaries(texts, values, max_size=4),
     st.integers(0, 9),
 )
