@@ -40,6 +40,11 @@ task_routes = {
     _names.DELEGATE: {"queue": _names.DELEGATIONS_QUEUE},
     # Urgent whatever waits: without sweeps nothing ages and nothing lost is found.
     _names.RETRY: {"queue": _names.CONTROL_QUEUE, "priority": 0},
+    _names.CANCEL: {"queue": _names.CONTROL_QUEUE, "priority": 0},
+    _names.UNDO: {"queue": _names.CONTROL_QUEUE, "priority": 0},
+    _names.PAUSE: {"queue": _names.CONTROL_QUEUE, "priority": 0},
+    _names.RESUME: {"queue": _names.CONTROL_QUEUE, "priority": 0},
+    _names.RESTART: {"queue": _names.CONTROL_QUEUE, "priority": 0},
     _names.ANSWER: {"queue": _names.CONTROL_QUEUE, "priority": 0},
     _names.SWEEP: {"queue": _names.CONTROL_QUEUE, "priority": 0},
 }

@@ -1,4 +1,4 @@
-"""A person's hand: retry, rerun, cancel, undo, restart.
+"""A person's hand: retry, rerun, cancel, undo, restart, pause, resume.
 
 The store writes and audits; the doorbell is rung after the commit.
 """
@@ -53,6 +53,14 @@ class Control:
     def restart(self, task_id: str, edits: Mapping[str, Any], *, who: str, why: str) -> Dispatch:
         """Begin anew from the task's first context with ``edits`` on top, under new step numbers."""
         return self._ring(self.store.restart(task_id, edits, who=who, why=why))
+
+    def pause(self, task_id: str, *, who: str, why: str) -> Task:
+        """Let nothing new begin; what runs goes on to its end."""
+        return self.store.pause(task_id, who=who, why=why)
+
+    def resume(self, task_id: str, *, who: str, why: str) -> Dispatch:
+        """Let a paused task go on, with what came meanwhile."""
+        return self._ring(self.store.resume(task_id, who=who, why=why))
 
     def _ring(self, doorbell: Dispatch) -> Dispatch:
         ring(self.dispatcher, doorbell)

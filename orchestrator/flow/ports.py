@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.asked import Offer
 from orchestrator.domain.budget import Spent
+from orchestrator.domain.by_hand import AuditEntry, TaskFilter
 from orchestrator.domain.context import Change, Context
 from orchestrator.domain.delegation import AgentOutcome, LookupOutcome
 from orchestrator.domain.event_type import EventType
@@ -226,6 +227,12 @@ class ControlStore(Protocol):
         The journal is kept, its steps superseded. Not while a worker holds the task's lease, nor during an undo.
         """
 
+    def pause(self, task_id: str, *, who: str, why: str) -> Task:
+        """Let nothing new begin; what runs goes on to its end."""
+
+    def resume(self, task_id: str, *, who: str, why: str) -> Dispatch:
+        """Let a paused task go on, with the events and answers that came meanwhile."""
+
 
 class ReadStore(Protocol):
     """Looking, for the CLI and the planner's explanations."""
@@ -252,6 +259,12 @@ class ReadStore(Protocol):
 
     def offers(self, digests: Sequence[str]) -> Mapping[str, Offer]:
         """What planners were offered, by digest; digests not on record are left out."""
+
+    def find_tasks(self, wanted: TaskFilter, limit: int) -> Sequence[Task]:
+        """The tasks that fit, most urgent and oldest first."""
+
+    def audit_of(self, task_id: str) -> Sequence[AuditEntry]:
+        """What people did to a task, oldest first. Raises `TaskNotFound`."""
 
     def undo_items(self, task_id: str) -> Sequence[Undoing]:
         """Every delegation that acted or may have acted on the world, newest first, with its compensation."""

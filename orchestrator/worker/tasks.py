@@ -25,7 +25,7 @@ from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
 from orchestrator.worker.chain import append_successor
-from orchestrator.worker.names import ANSWER, DELEGATE, RETRY, STEP, SWEEP
+from orchestrator.worker.names import ANSWER, CANCEL, DELEGATE, PAUSE, RESTART, RESUME, RETRY, STEP, SWEEP, UNDO
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,71 @@ def retry(*, task_id: str) -> str:
     """
     doorbell = worker_parts().control.retry(task_id, who="celery", why=f"the Celery task {RETRY}")
     return f"step {doorbell.step} goes on"
+
+
+@app.task(name=CANCEL, throws=(TaskNotFound, NotAllowed))  # type: ignore[untyped-decorator]  # celery ships no types
+def cancel(*, task_id: str) -> str:
+    """Cancel a task, as ``orchestrator task cancel`` does: at once, or at its next boundary.
+
+    Raises:
+        TaskNotFound: no task has this id.
+        NotAllowed: its state does not fit.
+        StoreUnavailable: PostgreSQL is away; nothing was changed.
+    """
+    task = worker_parts().control.cancel(task_id, who="celery", why=f"the Celery task {CANCEL}")
+    return f"it is {task.state.value}" if task.state.is_terminal else "it ends at its next boundary"
+
+
+@app.task(name=UNDO, throws=(TaskNotFound, NotAllowed))  # type: ignore[untyped-decorator]  # celery ships no types
+def undo(*, task_id: str) -> str:
+    """Undo what an ended task did, as ``orchestrator task undo`` does.
+
+    Raises:
+        TaskNotFound: no task has this id.
+        NotAllowed: its state does not fit.
+        StoreUnavailable: PostgreSQL is away; nothing was changed.
+    """
+    worker_parts().control.undo(task_id, who="celery", why=f"the Celery task {UNDO}")
+    return "what it did is being undone"
+
+
+@app.task(name=PAUSE, throws=(TaskNotFound, NotAllowed))  # type: ignore[untyped-decorator]  # celery ships no types
+def pause(*, task_id: str) -> str:
+    """Let a task stand still, as ``orchestrator task pause`` does.
+
+    Raises:
+        TaskNotFound: no task has this id.
+        NotAllowed: its state does not fit.
+        StoreUnavailable: PostgreSQL is away; nothing was changed.
+    """
+    task = worker_parts().control.pause(task_id, who="celery", why=f"the Celery task {PAUSE}")
+    return f"paused before step {task.next_step} goes on"
+
+
+@app.task(name=RESUME, throws=(TaskNotFound, NotAllowed))  # type: ignore[untyped-decorator]  # celery ships no types
+def resume(*, task_id: str) -> str:
+    """Let a paused task go on, as ``orchestrator task resume`` does.
+
+    Raises:
+        TaskNotFound: no task has this id.
+        NotAllowed: its state does not fit.
+        StoreUnavailable: PostgreSQL is away; nothing was changed.
+    """
+    doorbell = worker_parts().control.resume(task_id, who="celery", why=f"the Celery task {RESUME}")
+    return f"step {doorbell.step} goes on"
+
+
+@app.task(name=RESTART, throws=(TaskNotFound, NotAllowed))  # type: ignore[untyped-decorator]  # celery ships no types
+def restart(*, task_id: str) -> str:
+    """Begin a task anew from its first context, as ``orchestrator task restart --yes`` does.
+
+    Raises:
+        TaskNotFound: no task has this id.
+        NotAllowed: its state does not fit.
+        StoreUnavailable: PostgreSQL is away; nothing was changed.
+    """
+    doorbell = worker_parts().control.restart(task_id, {}, who="celery", why=f"the Celery task {RESTART}")
+    return f"it begins anew as step {doorbell.step}"
 
 
 @app.task(name=ANSWER, throws=(TaskNotFound, AnswerRefused))  # type: ignore[untyped-decorator]  # celery ships no types

@@ -1,4 +1,4 @@
-"""`task retry`, `rerun`, `cancel`, `undo` and `restart`: a person's hand.
+"""`task retry`, `rerun`, `cancel`, `undo`, `restart`, `pause` and `resume`: a person's hand.
 
 Each is audited, and says what happens next.
 """
@@ -15,13 +15,14 @@ import click
 from orchestrator.cli import parts
 from orchestrator.cli.command import Command, pass_output, who_and_why
 from orchestrator.cli.output import Output, json_text
+from orchestrator.cli.task.many import GOING, LIVE, do_to_each, is_many, many_of, many_options
 from orchestrator.cli.task.watch import follow
 from orchestrator.cli.values import parse_amounts, parse_pairs
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.budget import shown
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import Dispatch, HistoryEntry
-from orchestrator.domain.task import TaskState
+from orchestrator.domain.task import Task, TaskState
 from orchestrator.errors import NotAllowed
 
 _edits = click.option(
@@ -40,9 +41,10 @@ _watching = click.option("--watch", "watching", is_flag=True, help="Follow the t
         "task retry supplier-42",
         'task retry supplier-42 --why "the scoring service is back" --watch',
         "task retry supplier-42 --raise-budget tokens=50000 --raise-budget money=0.25",
+        "task retry --state failed --reason agent_down --since 2h --dry-run",
     ],
 )
-@click.argument("task_id")
+@click.argument("task_id", required=False)
 @click.option(
     "--raise-budget",
     "raised",
@@ -50,21 +52,34 @@ _watching = click.option("--watch", "watching", is_flag=True, help="Follow the t
     multiple=True,
     help="Let the task use so many more steps, delegations, tokens, money or seconds. May be repeated.",
 )
+@many_options
 @who_and_why
 @_watching
 @pass_output
-def retry(out: Output, task_id: str, raised: tuple[str, ...], who: str, why: str, watching: bool) -> int:
-    """Do the step again at which a task failed or waits.
+def retry(
+    out: Output, /, task_id: str | None, raised: tuple[str, ...], who: str, why: str, watching: bool, **filters: Any
+) -> int:
+    """Do the step again at which tasks failed or wait.
 
     It keeps its number, its decision and the keys of its calls: only what did not succeed is sent again. A task that
-    has used up its budget goes on with --raise-budget, which adds to the bound.
+    has used up its budget goes on with --raise-budget, which adds to the bound. Instead of TASK_ID, filters mean
+    many tasks: failed ones where no --state is said.
     """
+    many = many_of(**filters)
     more = {name: Decimal(str(amount)) for name, amount in parse_amounts("--raise-budget", raised).items()}
+    raised_words = "".join(f"; {shown(amount)} more {name}" for name, amount in more.items())
+
+    def act(one: str) -> Dispatch:
+        return control.retry(one, who=who, why=why, raise_budget=more)
+
     with parts.control() as control:
-        doorbell = control.retry(task_id, who=who, why=why, raise_budget=more)
-    then = f"step {doorbell.step} is done again; what succeeded in it is not repeated"
-    if more:
-        then += f"; {', '.join(f'{shown(amount)} more {name}' for name, amount in more.items())}"
+        if is_many(task_id, many):
+            states = (TaskState.FAILED,)
+            return do_to_each(
+                out, "retry", many, states, lambda one: f"step {act(one).step} is done again{raised_words}"
+            )
+        doorbell = act(str(task_id))
+    then = f"step {doorbell.step} is done again; what succeeded in it is not repeated{raised_words}"
     return _begun(out, doorbell, then, watching)
 
 
@@ -107,32 +122,45 @@ def rerun(
         "task cancel supplier-42",
         "task cancel supplier-42 --why 'order withdrawn'",
         "task cancel supplier-42 --undo --why 'the supplier withdrew'",
+        "task cancel --state waiting --tenant acme --yes",
     ],
 )
-@click.argument("task_id")
+@click.argument("task_id", required=False)
 @click.option("--undo", is_flag=True, help="Undo what agents have done, newest first, before it ends.")
+@many_options
 @who_and_why
 @pass_output
-def cancel(out: Output, task_id: str, undo: bool, who: str, why: str) -> None:
-    """End a task.
+def cancel(out: Output, /, task_id: str | None, undo: bool, who: str, why: str, **filters: Any) -> int:
+    """End tasks.
 
-    It ends at once where no step runs, else when the running call has come back. What agents have done stays done,
-    unless you say --undo: see `task undo`.
+    A task ends at once where no step runs, else when the running call has come back. What agents have done stays done,
+    unless you say --undo: see `task undo`. Instead of TASK_ID, filters mean many tasks that have not ended.
     """
+    many = many_of(**filters)
+
+    def act(one: str) -> Task:
+        return control.cancel(one, who=who, why=why, undo=undo)
+
     with parts.control() as control:
-        task = control.cancel(task_id, who=who, why=why, undo=undo)
-    ended = task.state.is_terminal
-    then = "it ends when the step that runs now comes to its next boundary"
-    if ended:
-        then = "it is canceled" + ("; it had done nothing that could be undone" if undo else "")
-    elif task.state is TaskState.COMPENSATING:
-        then = "what it did is being undone, then it is canceled"
+        if is_many(task_id, many):
+            return do_to_each(out, "cancel", many, GOING, lambda one: _canceled(act(one), undo))
+        task = act(str(task_id))
+    ended, then = task.state.is_terminal, _canceled(task, undo)
     if out.as_json:
         out.document({"task_id": task_id, "state": task.state.value, "canceled": ended, "next": then})
-        return
-    out.line(("canceled" if ended else "cancel requested", "yellow"), " ", (task_id, "bold"), f": {then}")
+        return 0
+    out.line(("canceled" if ended else "cancel requested", "yellow"), " ", (task.task_id, "bold"), f": {then}")
     if not ended:
-        out.note(f"  → follow it: orchestrator task watch {parts.quoted(task_id)}")
+        out.note(f"  → follow it: orchestrator task watch {parts.quoted(task.task_id)}")
+    return 0
+
+
+def _canceled(task: Task, undo: bool) -> str:
+    if task.state is TaskState.COMPENSATING:
+        return "what it did is being undone, then it is canceled"
+    if not task.state.is_terminal:
+        return "it ends when the step that runs now comes to its next boundary"
+    return "it is canceled" + ("; it had done nothing that could be undone" if undo else "")
 
 
 @click.command(cls=Command, examples=["task undo supplier-42", "task undo supplier-42 --why 'wrong supplier' --watch"])
@@ -157,28 +185,99 @@ def undo(out: Output, task_id: str, who: str, why: str, watching: bool) -> int:
     examples=[
         "task restart supplier-42",
         "task restart supplier-42 --set contact_email=new@supplier.example --yes --watch",
+        "task restart --state failed --reason planner_refused --since 1d --dry-run",
     ],
 )
-@click.argument("task_id")
+@click.argument("task_id", required=False)
 @_edits
-@click.option("--yes", is_flag=True, help="Do not ask, even where calls with side effects may be repeated.")
+@many_options
 @who_and_why
 @_watching
 @pass_output
-def restart(out: Output, task_id: str, pairs: tuple[str, ...], yes: bool, who: str, why: str, watching: bool) -> int:
-    """Begin a task anew, from its first context.
+def restart(
+    out: Output, /, task_id: str | None, pairs: tuple[str, ...], who: str, why: str, watching: bool, **filters: Any
+) -> int:
+    """Begin tasks anew, from their first context.
 
     It forgets what agents gave and keeps what events told, with --set on top. Its steps get new numbers, the journal
     stays. Calls that were made and not undone may be made again, under new keys; then you are asked first.
     """
-    edits = parse_pairs("--set", pairs)
+    many, edits = many_of(**filters), parse_pairs("--set", pairs)
+
+    def act(one: str) -> Dispatch:
+        repeated = may_be_repeated(store.history(one), 1, agents)
+        if repeated and not many.yes:
+            _ask(out, one, 1, repeated)
+        return control.restart(one, edits, who=who, why=why)
+
     with parts.control() as control, parts.store() as store:
-        store.task(task_id)
-        repeated = may_be_repeated(store.history(task_id), 1, parts.known_agents())
-        if repeated and not yes:
-            _ask(out, task_id, 1, repeated)
-        doorbell = control.restart(task_id, edits, who=who, why=why)
+        agents = parts.known_agents()
+        if is_many(task_id, many):
+            states = (TaskState.FAILED, TaskState.CANCELED)
+            return do_to_each(out, "restart", many, states, lambda one: f"it begins anew as step {act(one).step}")
+        store.task(str(task_id))
+        doorbell = act(str(task_id))
     return _begun(out, doorbell, f"it begins anew as step {doorbell.step}", watching)
+
+
+@click.command(
+    cls=Command,
+    examples=["task pause supplier-42 --why 'the buyer asked for time'", "task pause --agent credit_score --yes"],
+)
+@click.argument("task_id", required=False)
+@many_options
+@who_and_why
+@pass_output
+def pause(out: Output, /, task_id: str | None, who: str, why: str, **filters: Any) -> int:
+    """Let tasks stand still.
+
+    What runs goes on to its end, nothing new begins; events and answers are kept. `task resume` lets it go on.
+    Instead of TASK_ID, filters mean many tasks that have not ended.
+    """
+    many = many_of(**filters)
+
+    def act(one: str) -> str:
+        return _paused(control.pause(one, who=who, why=why))
+
+    with parts.control() as control:
+        if is_many(task_id, many):
+            return do_to_each(out, "pause", many, LIVE, act, paused=False)
+        then = act(str(task_id))
+    if out.as_json:
+        out.document({"task_id": task_id, "paused": True, "next": then})
+    else:
+        out.line(("paused", "yellow"), " ", (str(task_id), "bold"), f": {then}")
+        out.note(f"  → let it go on: orchestrator task resume {parts.quoted(str(task_id))}")
+    return 0
+
+
+def _paused(task: Task) -> str:
+    return f"nothing new begins; what runs now in step {task.next_step} goes on to its end"
+
+
+@click.command(cls=Command, examples=["task resume supplier-42 --watch", "task resume --tenant acme --yes"])
+@click.argument("task_id", required=False)
+@many_options
+@who_and_why
+@_watching
+@pass_output
+def resume(out: Output, /, task_id: str | None, who: str, why: str, watching: bool, **filters: Any) -> int:
+    """Let paused tasks go on.
+
+    They take up what came meanwhile. Instead of TASK_ID, filters mean many tasks: those that are paused.
+    """
+    many = many_of(**filters)
+
+    def act(one: str) -> Dispatch:
+        return control.resume(one, who=who, why=why)
+
+    with parts.control() as control:
+        if is_many(task_id, many):
+            return do_to_each(
+                out, "resume", many, LIVE, lambda one: f"it goes on with step {act(one).step}", paused=True
+            )
+        doorbell = act(str(task_id))
+    return _begun(out, doorbell, f"it goes on with step {doorbell.step}", watching)
 
 
 def may_be_repeated(

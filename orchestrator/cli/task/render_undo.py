@@ -1,11 +1,12 @@
-"""An undo as people read it: what was undone, what is under way, what is left for them."""
+"""An undo as people read it: what was undone, what is left for them; and the record of what people did."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.cli.output import Output, Part
+from orchestrator.cli.output import Output, Part, shortened
+from orchestrator.domain.by_hand import AuditEntry
 
 _ASKED = {"on_failure": "because it failed (on_failure: undo)", "cancel": "with its cancel", "undo": "afterwards"}
 
@@ -22,6 +23,23 @@ def write_undo(out: Output, report: Mapping[str, Any]) -> None:
         out.line("  ", *_named(line), ("undone", "green"))
     for line in report["not_undone"]:
         out.line("  ", *_named(line), ("not undone", "red"), f" [{line['reason_code']}] {line['reason']}")
+
+
+def write_audit(out: Output, entries: Sequence[AuditEntry]) -> None:
+    """What people did to a task, oldest first."""
+    out.line()
+    out.line(("By hand", "bold"))
+    for one in entries:
+        details = ", ".join(f"{name} {shortened(value, 60)}" for name, value in one.details.items())
+        why = f": {one.why}" if one.why else ""
+        out.line(
+            f"  {one.at.astimezone():%Y-%m-%d %H:%M:%S} ",
+            (one.what, "bold"),
+            f" by {one.who}{why}",
+            (f"  {details}", "dim"),
+        )
+    if not entries:
+        out.line("  nothing yet")
 
 
 def _named(line: Mapping[str, Any]) -> list[Part]:

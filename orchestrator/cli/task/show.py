@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from orchestrator.cli import parts
@@ -17,6 +19,7 @@ from orchestrator.domain.undo import undo_report
     examples=[
         "task show supplier-42",
         "task show supplier-42 --steps --history",
+        "task show supplier-42 --audit",
         "task show supplier-42 --version 3",
         "task show supplier-42 --json | jq .context",
     ],
@@ -25,19 +28,24 @@ from orchestrator.domain.undo import undo_report
 @click.option("--version", type=click.IntRange(0), help="Show the context as it was at this version instead.")
 @click.option("--history", "with_history", is_flag=True, help="Every context version and what it changed.")
 @click.option("--steps", "with_steps", is_flag=True, help="Steps in full: arguments, replies, tokens, keys.")
+@click.option("--audit", "with_audit", is_flag=True, help="What people did to it, who and why.")
 @pass_output
-def show(out: Output, task_id: str, version: int | None, with_history: bool, with_steps: bool) -> None:
+def show(
+    out: Output, task_id: str, version: int | None, with_history: bool, with_steps: bool, with_audit: bool
+) -> None:
     """Show a task: state, fields, steps and why, what to do now.
 
     With --json `context` is the row of task_contexts exactly as it is kept.
     """
     from orchestrator.cli.task.render import show_json, write_fields, write_task, write_versions
+    from orchestrator.cli.task.render_undo import write_audit
     from orchestrator.cli.task.spending import budget_json, used_of, write_budget
 
     with parts.store() as store:
         task = store.task(task_id)
         context = store.context(task_id, version)
         versions = store.versions(task_id) if with_history else []
+        by_hand = store.audit_of(task_id) if with_audit else []
         if version is not None:
             document = {
                 "task_id": task_id,
@@ -59,6 +67,8 @@ def show(out: Output, task_id: str, version: int | None, with_history: bool, wit
             {"version": number, "at": at, "changes": [change_json(change) for change in changes]}
             for number, at, changes in versions
         ]
+    if with_audit:
+        document["audit"] = [asdict(entry) for entry in by_hand]
     if out.as_json:
         out.document(document)
         return
@@ -77,6 +87,8 @@ def show(out: Output, task_id: str, version: int | None, with_history: bool, wit
         )
     if with_history:
         write_versions(out, versions)
+    if with_audit:
+        write_audit(out, by_hand)
 
 
 @click.command(

@@ -1,0 +1,36 @@
+"""What people do to tasks: which ones they mean, and the record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from orchestrator.domain.task import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks; what is None (or empty) does not narrow."""
+
+    states: tuple[TaskState, ...] = ()
+    reason: str | None = None
+    """Reason code, such as ``agent_down``."""
+    since: timedelta | None = None
+    """Changed within this time."""
+    tenant: str | None = None
+    agent: str | None = None
+    """Called in the task's present step."""
+    paused: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One thing that a person did."""
+
+    at: datetime
+    who: str
+    what: str
+    why: str
+    details: Mapping[str, Any]
