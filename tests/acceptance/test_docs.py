@@ -7,6 +7,7 @@ import re
 import sys
 import urllib.error
 import urllib.request
+from functools import partial
 
 from orchestrator.devstack.ports import free_port
 from tests.support.documents import blocks, commands, save_files, type_in
@@ -99,3 +100,37 @@ def test_an_undo_by_the_guide_alone(system: System) -> None:
     assert [line["agent"] for line in told["undo"]["undone"]] == ["contract_draft"]
     assert told["context"]["context"]["collected_data"].get("contract_id") is None
     assert system.wait_for_state("juniper-1", "completed").undo is None
+
+
+def test_by_hand_by_the_guide_alone(system: System) -> None:
+    document = "docs/by-hand.md"
+    system.start("bridge", "worker", "beat")
+    outputs: dict[str, str] = {}
+    for command in commands(document):
+        if "task pause by-hand-3" in command:
+            system.wait_for_state("by-hand-3", "waiting")
+        outputs[command] = type_in(command, system.folder, system.env)
+    assert system.data("by-hand-2")["address"]
+    assert system.wait_for_state("by-hand-3", "completed").paused is False
+    audited = outputs["orchestrator task show by-hand-3 --audit"]
+    assert "pause by" in audited
+    assert "the buyer asked for time" in audited
+    assert "resume by" in audited
+    (tried,) = [json.loads(output) for command, output in outputs.items() if "mended" in command]
+    assert [one["task_id"] for one in tried["tasks"]] == ["by-hand-1"]
+    assert tried["done"] == 1
+
+
+def test_a_pause_and_a_resume_by_celery(system: System) -> None:
+    system.start("bridge", "worker", "beat")
+    system.produce_task("celery-1", required_fields=["purchase_approval"])
+    system.wait_for_state("celery-1", "waiting")
+    for verb, paused in (("pause", True), ("resume", False)):
+        keywords = json.dumps({"task_id": "celery-1"})
+        type_in(f"celery -A orchestrator call orchestrator.{verb} --kwargs '{keywords}'", system.folder, system.env)
+        wait_for(partial(is_paused, system, "celery-1", paused), what=verb)
+    assert [entry.who for entry in system.store.audit_of("celery-1")] == ["celery", "celery"]
+
+
+def is_paused(system: System, task_id: str, paused: bool) -> bool:
+    return system.store.task(task_id).paused is paused

@@ -25,6 +25,8 @@ class Advice:
 def advice(task: Task, history: Sequence[HistoryEntry]) -> list[Advice]:
     """What fits the task's state, most likely first; nothing for a completed one."""
     name = shlex.quote(task.task_id)
+    if task.paused and not task.state.is_terminal:
+        return [Advice("it is paused; to let it go on", f"orchestrator task resume {name}")]
     if task.undo is not None and task.state.is_terminal:
         return _after_undo(task.undo, name)
     if task.state is TaskState.FAILED:
