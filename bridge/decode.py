@@ -15,7 +15,7 @@ from typing import Any, Literal
 from bridge import strict_json
 from bridge.strict_json import Unkeepable
 from orchestrator import schemas
-from orchestrator.domain.event_type import ANSWER
+from orchestrator.domain.event_type import ANSWER, REPLY
 from orchestrator.domain.ids import task_id_problem
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.message import DEFAULT_PRIORITY, EventMessage, Message, Record, TaskMessage
@@ -24,6 +24,9 @@ from orchestrator.flow.ports import EventTypes, Invalid
 from orchestrator.settings import Settings
 
 MESSAGE_ID_HEADER = "message_id"
+
+_OWN: Mapping[str, schemas.Envelope] = {ANSWER: "task-answer", REPLY: "agent-reply"}
+"""Event types that speak to the engine → their schema."""
 
 _IDS = uuid.UUID("5d2f3c0e-8f0b-4a53-9f3c-0c6a4f1f6b5e")
 """Namespace of the task ids that we give."""
@@ -108,7 +111,7 @@ class Decoder:
     def _event(self, record: Record, body: dict[str, Any]) -> EventMessage:
         given = _checked("event", body)
         event_type, event_data = given.get("event_type"), given.get("event_data", {})
-        if event_type == ANSWER and (wrong := schemas.problem("task-answer", body)):
+        if event_type is not None and event_type in _OWN and (wrong := schemas.problem(_OWN[event_type], body)):
             raise Unkeepable("wrong_shape", wrong)
         listed = self.event_types.get(event_type)
         if listed is not None and (problem := schema_problem(listed.schema, event_data)):

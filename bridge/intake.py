@@ -108,7 +108,7 @@ def _fitting_bytes(batch: Sequence[Received]) -> int:
 
 def _tell(batch: Sequence[Received], accepted: Accepted) -> None:
     for item, result in zip(batch, accepted.taken, strict=True):
-        if result.outcome in (Intake.INVALID, Intake.CONFLICT, Intake.ANSWER_REFUSED):
+        if result.outcome in (Intake.INVALID, Intake.CONFLICT, Intake.ANSWER_REFUSED, Intake.REPLY_REFUSED):
             bad = item.message if isinstance(item.message, Invalid) else None
             log.warning(
                 "intake.dead_letter",

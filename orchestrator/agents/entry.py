@@ -225,6 +225,7 @@ class AgentEntry(_Part):
     compensate: CompensateEntry | None = None
     cancel: dict[str, Any] | None = None
     requires_approval: StrictBool | ApprovalEntry = False
+    reply: Literal["http", "event"] = "http"
     enabled: bool = True
     max_reply_bytes: int = Field(1_000_000, ge=100, le=100_000_000)
 
@@ -284,6 +285,7 @@ class AgentEntry(_Part):
             if isinstance(self.requires_approval, ApprovalEntry)
             else ApprovalRules(),
             compensate=self.compensate.spec() if self.compensate else None,
+            reply=self.reply,
             enabled=self.enabled,
             max_reply_bytes=self.max_reply_bytes,
         )

@@ -15,10 +15,20 @@ from urllib.parse import quote
 
 from orchestrator import __version__
 from orchestrator.agents.entry import fits_header
-from orchestrator.agents.reply import DEFAULT_POLL, location, outcome_of_call, outcome_of_poll, plain, retry_after
+from orchestrator.agents.reply import (
+    DEFAULT_POLL,
+    LONGEST_WAIT,
+    location,
+    outcome_of_call,
+    outcome_of_poll,
+    outcome_of_told,
+    plain,
+    retry_after,
+)
 from orchestrator.agents.transport import Answer, Broken, Transport
 from orchestrator.domain.agent import AgentAuth, AgentSpec
 from orchestrator.domain.delegation import (
+    BY_EVENT,
     NOT_SENT,
     AgentOutcome,
     LookupOutcome,
@@ -99,6 +109,8 @@ class HttpAgentClient:
         context: dict[str, Any] = {"task_id": request.task_id, "step": request.step}
         if request.compensates is not None:
             context["compensates"] = request.compensates
+        if request.reply_token is not None:
+            context["reply_token"] = request.reply_token
         document = {"task": request.task, "input": request.arguments, "context": context}
         body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
         total = agent.timeout.total
@@ -117,6 +129,10 @@ class HttpAgentClient:
         return outcome_of_call(agent, answer)
 
     def _poll(self, agent: AgentSpec, request: AgentRequest, remote_url: str) -> AgentOutcome:
+        if request.told is not None:
+            return outcome_of_told(agent, request.told)
+        if remote_url == BY_EVENT:
+            return StillRunning(BY_EVENT, LONGEST_WAIT)
         if location(agent.url, {"location": remote_url}) is None:
             # The entry's url moved since the job was begun: credentials do not go to the old place.
             return OutcomeUnknown("reply_invalid", f"{remote_url} is not on the agent's host any more")

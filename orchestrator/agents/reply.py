@@ -15,14 +15,15 @@ from urllib.parse import urljoin, urlsplit
 
 from orchestrator.agents.transport import Answer
 from orchestrator.domain.agent import AgentSpec
-from orchestrator.domain.delegation import AgentOutcome, NotDone, OutcomeUnknown, Replied, StillRunning
+from orchestrator.domain.delegation import BY_EVENT, AgentOutcome, NotDone, OutcomeUnknown, Replied, StillRunning
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.logs import mask
 
 DEFAULT_POLL = 1.0
 """Seconds between two questions where the agent names none."""
 
-_LONGEST_WAIT = 24 * 3600.0
+LONGEST_WAIT = 24 * 3600.0
+"""Seconds: no agent's Retry-After is longer."""
 _LONGEST_DETAIL = 1_000
 _DEEPEST = 64
 
@@ -38,6 +39,8 @@ def outcome_of_call(agent: AgentSpec, answer: Answer) -> AgentOutcome:
     if answer.status == 200:
         return _of_document(agent, answer, polled=False)
     if answer.status == 202:
+        if agent.reply == "event":
+            return StillRunning(BY_EVENT, LONGEST_WAIT)
         remote_url = location(agent.url, answer.headers)
         if remote_url is None:
             return OutcomeUnknown("reply_invalid", "it answered 202 without a Location on its own host to ask at")
@@ -62,6 +65,12 @@ def outcome_of_poll(agent: AgentSpec, answer: Answer) -> AgentOutcome:
     if answer.status >= 500:
         return OutcomeUnknown("agent_error", describe(answer))
     return NotDone("agent_rejected", describe(answer))
+
+
+def outcome_of_told(agent: AgentSpec, document: Mapping[str, Any]) -> AgentOutcome:
+    """What a reply document means that came as an event."""
+    absent = {name for name in ("status", "error") if document.get(name) is None}
+    return _meaning(agent, {name: value for name, value in document.items() if name not in absent}, "")
 
 
 def location(url: str, headers: Mapping[str, str]) -> str | None:
@@ -93,7 +102,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
             seconds = (moment - datetime.now(UTC)).total_seconds()
         except (ValueError, OverflowError):
             return None
-    return min(max(seconds, 0.0), _LONGEST_WAIT) if math.isfinite(seconds) else None
+    return min(max(seconds, 0.0), LONGEST_WAIT) if math.isfinite(seconds) else None
 
 
 def describe(answer: Answer) -> str:
@@ -148,9 +157,16 @@ def _of_document(agent: AgentSpec, answer: Answer, *, polled: bool) -> AgentOutc
         document = _document(answer)
         if not isinstance(document, dict):
             raise BadReply(f"not a JSON object but {type(document).__name__}")
-        status = document.get("status", "succeeded")
-        if polled and status == "running":
+        if polled and document.get("status") == "running":
             return StillRunning(None, retry_after(answer.headers) or DEFAULT_POLL)
+    except BadReply as error:
+        return _unusable(error)
+    return _meaning(agent, document, _beginning(answer.body))
+
+
+def _meaning(agent: AgentSpec, document: Mapping[str, Any], beginning: str) -> AgentOutcome:
+    try:
+        status = document.get("status", "succeeded")
         if isinstance(status, str) and status in _ENDED:
             error = document.get("error")
             said = _problem_text(error) if isinstance(error, dict) else ""
@@ -161,10 +177,14 @@ def _of_document(agent: AgentSpec, answer: Answer, *, polled: bool) -> AgentOutc
             raise BadReply("it has no `output`")
         output = document["output"]
         if agent.output_schema is not None and (problem := _misfit(agent.output_schema, output)):
-            raise BadReply(f"its output does not fit output_schema: {problem}; it begins {_beginning(answer.body)!r}")
+            raise BadReply(f"its output does not fit output_schema: {problem}; it begins {beginning!r}")
     except BadReply as error:
-        return NotDone("reply_invalid", f"its reply is {error}" if str(error)[:3] == "not" else f"its reply: {error}")
+        return _unusable(error)
     return Replied(output)
+
+
+def _unusable(error: BadReply) -> NotDone:
+    return NotDone("reply_invalid", f"its reply is {error}" if str(error)[:3] == "not" else f"its reply: {error}")
 
 
 def _misfit(schema: Mapping[str, Any], output: Any) -> str | None:

@@ -9,7 +9,7 @@ import click
 from orchestrator.cli.command import Command, Group, pass_output
 from orchestrator.cli.output import Output
 
-NAMES = ("task", "event", "task-answer", "task-update", "dead-letter")
+NAMES = ("task", "event", "task-answer", "agent-reply", "task-update", "dead-letter")
 
 
 @click.group(cls=Group)

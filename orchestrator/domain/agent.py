@@ -94,6 +94,8 @@ class AgentSpec:
     requires_approval: bool = False
     """Whether a person must approve each call before it is made."""
     approval: ApprovalRules = ApprovalRules()
+    reply: Literal["http", "event"] = "http"
+    """How it answers: in the HTTP exchange (or a job to poll), or by an event on Kafka later."""
     enabled: bool = True
     max_reply_bytes: int = 1_000_000
 
@@ -110,6 +112,7 @@ class AgentSpec:
             self,
             url=self.compensate.url,
             output_schema=None,
+            reply="http",
             side_effects=True,
             idempotent=self.compensate.idempotent,
             lookup=self.compensate.lookup,

@@ -17,6 +17,10 @@ DECLINED = "declined"
 """Error code of a call that a person declined: it was never made, and fails no step."""
 
 
+BY_EVENT = "event:"
+"""`Delegation.remote_url` of a call that was accepted and whose reply comes as an event: nobody is to be asked."""
+
+
 class DelegationState(JournalValue):
     """A delegation is a row before it is a request."""
 
@@ -67,6 +71,10 @@ class Delegation:
     """Unknown, and only a person can say what became of it."""
     lost_leases: int = 0
     """Claims since its last commit whose lease ran out."""
+    reply_token: str | None = None
+    """What an agent that replies by an event shows that the reply is its own by."""
+    told: Mapping[str, Any] | None = None
+    """The reply that came as an event and that nobody has taken up yet, or ever did."""
 
     @property
     def told_by(self) -> tuple[Literal["agent", "person"], str]:

@@ -12,7 +12,9 @@ from orchestrator.domain.pointer import PointerError, resolve
 
 ANSWER = "task.answer"
 """A person's answer to a question of the task."""
-RESERVED = frozenset({ANSWER})
+REPLY = "agent.reply"
+"""The reply of an agent that answers later."""
+RESERVED = frozenset({ANSWER, REPLY})
 """Types whose events are not merged: they speak to the engine. Nothing else may have these names."""
 
 

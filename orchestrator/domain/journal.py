@@ -120,6 +120,7 @@ class NewDelegation:
     task: str
     key: str
     side_effects: bool
+    reply_token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

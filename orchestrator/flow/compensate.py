@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from orchestrator.domain.agent import AgentSpec
-from orchestrator.domain.delegation import Delegation, DelegationState, LookupOutcome
+from orchestrator.domain.delegation import BY_EVENT, Delegation, DelegationState, LookupOutcome
 from orchestrator.domain.journal import Claim, GoOn, Lease, Settlement
 from orchestrator.domain.pointer import PointerError
 from orchestrator.domain.task import TaskState, WaitsFor
@@ -223,11 +223,13 @@ class Undo:
             task=delegation.task,
             arguments=delegation.arguments,
             send_before=delegation.deadline_at,
+            reply_token=delegation.reply_token,
+            told=delegation.told,
             compensates=undoes,
         )
         match exchange:
-            case Exchange.POLL if delegation.remote_url:
-                return self.client.poll(agent, request, delegation.remote_url)
+            case Exchange.POLL:
+                return self.client.poll(agent, request, delegation.remote_url or BY_EVENT)
             case Exchange.LOOK_UP:
                 return self.client.look_up(agent, request)
             case _:

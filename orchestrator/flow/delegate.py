@@ -6,6 +6,7 @@ person, is decided here and only here.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Change, Origin
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import (
+    BY_EVENT,
     NOT_SENT,
     Delegation,
     DelegationState,
@@ -55,6 +57,8 @@ def next_exchange(agent: AgentSpec, delegation: Delegation) -> Exchange:
 
     One in flight without an address to poll was sent by a worker that is gone (or paused): its outcome is unknown.
     """
+    if delegation.told is not None:
+        return Exchange.POLL
     if delegation.state is DelegationState.PENDING:
         return Exchange.SEND
     if delegation.state is DelegationState.IN_FLIGHT and delegation.remote_url:
@@ -169,6 +173,7 @@ def new_delegations(task: Task, step: int, decision: Decision, agents: Agents) -
             task=call.task or task.description,
             key=idempotency_key(task.task_id, step, index, call.agent, call.arguments),
             side_effects=_side_effects(agents.get(call.agent)),
+            reply_token=_reply_token(agents.get(call.agent)),
         )
         for index, call in enumerate(decision.calls)
     )
@@ -183,11 +188,13 @@ def exchange_with(client: AgentClient, exchange: Exchange, agent: AgentSpec, del
         task=delegation.task,
         arguments=delegation.arguments,
         send_before=delegation.deadline_at,
+        reply_token=delegation.reply_token,
+        told=delegation.told,
     )
     outcome: LookupOutcome
     match exchange:
-        case Exchange.POLL if delegation.remote_url:
-            outcome = client.poll(agent, request, delegation.remote_url)
+        case Exchange.POLL:
+            outcome = client.poll(agent, request, delegation.remote_url or BY_EVENT)
         case Exchange.LOOK_UP:
             outcome = client.look_up(agent, request)
         case _:
@@ -214,6 +221,10 @@ def provided(agent: AgentSpec | None, delegation: Delegation, at: datetime) -> l
         )
         changes.append(Change(name, value, origin))
     return changes
+
+
+def _reply_token(agent: AgentSpec | None) -> str | None:
+    return secrets.token_urlsafe(24) if agent is not None and agent.reply == "event" else None
 
 
 def _side_effects(agent: AgentSpec | None) -> bool:

@@ -132,6 +132,10 @@ class Intake(StrEnum):
     """A person's answer, stored."""
     ANSWER_REFUSED = "answer_refused"
     """A person's answer to nothing that is asked, or one that does not fit: a dead letter, the question stays open."""
+    REPLIED = "replied"
+    """An agent's reply, kept with its call."""
+    REPLY_REFUSED = "reply_refused"
+    """A reply to no call of the task: a dead letter."""
     INVALID = "invalid"
 
 
@@ -317,6 +321,10 @@ class AgentRequest:
     send_before: datetime | None = None
     """The delegation's deadline: a call that has not left by then must not leave any more. Another worker may have
     taken over meanwhile, been told by the agent's look-up that the call was never received, and sent it."""
+    reply_token: str | None = None
+    """Sent along to an agent that replies by an event."""
+    told: Mapping[str, Any] | None = None
+    """The reply that came as an event."""
     compensates: str | None = None
     """Idempotency key of the delegation that this call undoes."""
 
@@ -328,7 +336,7 @@ class AgentClient(Protocol):
         """Send the delegation, waiting at most ``agent.timeout.total`` seconds, and not beyond ``send_before``."""
 
     def poll(self, agent: AgentSpec, request: AgentRequest, remote_url: str) -> AgentOutcome:
-        """Ask how a delegation answered with 202 is doing."""
+        """Ask how a delegation answered with 202 is doing; one that replies by an event is not asked, but read."""
 
     def look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
         """Ask the agent what became of ``request.key``; only where it declares ``lookup``."""

@@ -29,7 +29,7 @@ from orchestrator.flow.delegate import LOOK_UP_FOR, MIN_POLL, Exchange, Verdict
 
 def settling_exchange(agent: AgentSpec, delegation: Delegation, now: datetime) -> Exchange | Rest:
     """How to find out what became of a delegation, or until when to wait for word of it."""
-    if delegation.state is DelegationState.IN_FLIGHT and delegation.remote_url:
+    if delegation.told is not None or (delegation.state is DelegationState.IN_FLIGHT and delegation.remote_url):
         return Exchange.POLL
     if delegation.state is DelegationState.IN_FLIGHT and delegation.deadline_at and now < delegation.deadline_at:
         # A worker that was cut off may still bring the reply; what is on its way has arrived by then.

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-Envelope = Literal["task", "event", "task-answer", "task-update", "dead-letter"]
+Envelope = Literal["task", "event", "task-answer", "agent-reply", "task-update", "dead-letter"]
 ENVELOPES: tuple[Envelope, ...] = get_args(Envelope)
 
 SCHEMA_VERSION = 1

@@ -36,7 +36,7 @@ _OPEN_AGAIN = text("""
 # An agent that answered what cannot be used may have acted: it is called again only if it says that this is safe.
 _SEND_AGAIN = text("""
     UPDATE delegations SET state = CASE WHEN error_code = 'reply_invalid' THEN 'unknown' ELSE 'pending' END,
-        finished_at = NULL
+        finished_at = NULL, told = NULL
     WHERE task_id = :task_id AND step_number = :step AND state = 'failed'
       AND error_code IS DISTINCT FROM 'declined'
 """)

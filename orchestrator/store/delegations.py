@@ -89,7 +89,9 @@ _RELEASE = text("""
 # An outcome counts for its own attempt whoever brings it, until one is known; anything less only from the holder.
 _SETTLE = text("""
     UPDATE delegations SET state = :state, reply = CAST(:reply AS jsonb), error_code = :error_code, error = :error,
-        remote_url = :remote_url, parked = :parked, due_at = :due_at, woken = false, rings = 0,
+        remote_url = :remote_url, parked = :parked AND told IS NULL, woken = false, rings = 0,
+        due_at = CASE WHEN told IS NOT NULL AND :state NOT IN ('succeeded', 'failed') THEN now()
+            ELSE CAST(:due_at AS timestamptz) END,
         lease_owner = NULL, lease_until = NULL, lost_leases = 0,
         finished_at = CASE WHEN :state IN ('succeeded', 'failed') THEN now() END,
         may_have_acted = (may_have_acted OR :may_have_acted OR :state = 'unknown')

@@ -30,6 +30,7 @@ from orchestrator.domain.undo import undo_report
 from orchestrator.errors import LeaseLost
 from orchestrator.store.engine import jsonb, text
 from orchestrator.store.fan_out import release
+from orchestrator.store.intake_replies import reply_came
 from orchestrator.store.move import Move, move_of
 from orchestrator.store.offers import keep_asked
 from orchestrator.store.published import update_body
@@ -86,10 +87,11 @@ _END_STEP = text("""
 """)
 
 _INSERT_DELEGATIONS = text("""
-    INSERT INTO delegations (task_id, step_number, index, agent, arguments, task, idempotency_key, side_effects, state)
-    SELECT :task_id, :step, r.index, r.agent, r.arguments, r.task, r.key, r.side_effects, 'pending'
+    INSERT INTO delegations (task_id, step_number, index, agent, arguments, task, idempotency_key, side_effects,
+        reply_token, state)
+    SELECT :task_id, :step, r.index, r.agent, r.arguments, r.task, r.key, r.side_effects, r.reply_token, 'pending'
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-        AS r(index int, agent text, arguments jsonb, task text, key text, side_effects boolean)
+        AS r(index int, agent text, arguments jsonb, task text, key text, side_effects boolean, reply_token text)
 """)
 
 _START = text("""
@@ -102,7 +104,7 @@ _START = text("""
 
 _SETTLE = text("""
     UPDATE delegations SET state = r.state, reply = nullif(r.reply, 'null'), error_code = r.error_code,
-        error = r.error, remote_url = r.remote_url, parked = r.parked,
+        error = r.error, remote_url = r.remote_url, parked = r.parked AND delegations.told IS NULL,
         finished_at = CASE WHEN r.state IN ('succeeded', 'failed') THEN now() END,
         may_have_acted = (delegations.may_have_acted OR r.may_have_acted OR r.state = 'unknown')
             AND r.error_code IS DISTINCT FROM 'agent_never_received'
@@ -200,7 +202,7 @@ class FencedCommit:
             events=bool(events),
             joined=released is not None and not released.moving,
         )
-        if move.wait and answer_came(self.connection, self.lease.task_id, move.wait):
+        if move.state is TaskState.WAITING and self._came_meanwhile(move):
             move = replace(move, woken=True)
         if undo := undo_before(self.connection, self.lease.task_id, task, (move.state, move.reason_code, move.reason)):
             move = replace(move, state=TaskState.COMPENSATING, woken=True, undo=undo)
@@ -262,6 +264,7 @@ class FencedCommit:
                     "task": d.task,
                     "key": d.key,
                     "side_effects": d.side_effects,
+                    "reply_token": d.reply_token,
                 }
                 for d in commit.delegations
             ]
@@ -276,6 +279,12 @@ class FencedCommit:
             version = commit.context.version if commit.context is not None else None
             execute(_MERGED, {"version": version, "ids": list(commit.merged_events)})
         write_waiting(self.connection, self.lease.task_id, commit)
+
+    def _came_meanwhile(self, move: Move) -> bool:
+        """Whether a person's answer or an agent's reply came that the task is about to wait for."""
+        return answer_came(self.connection, self.lease.task_id, move.wait or {}) or (
+            move.next_step == self.lease.step and reply_came(self.connection, self.lease.task_id, self.lease.step)
+        )
 
     def _end_step(self, move: Move) -> None:
         # An open step that waits for an event or an agent has nothing wrong; one that waits for a retry has.

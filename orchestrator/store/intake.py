@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DataError
 
-from orchestrator.domain.event_type import ANSWER
+from orchestrator.domain.event_type import ANSWER, REPLY
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.message import EventMessage, Record, TaskMessage
 from orchestrator.domain.task import TaskState
@@ -22,6 +22,7 @@ from orchestrator.flow.ports import Intake, Invalid, Received, Taken
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.intake_answers import take_answer
 from orchestrator.store.intake_batch import Item, bytes_of, task_id_of
+from orchestrator.store.intake_replies import take_reply
 from orchestrator.store.intake_tasks import take_tasks
 from orchestrator.store.turns import Admission
 
@@ -196,6 +197,8 @@ _INBOX_STATE = {
     Intake.EVENT_LATE: "late",
     Intake.ANSWERED: "merged",
     Intake.ANSWER_REFUSED: "invalid",
+    Intake.REPLIED: "merged",
+    Intake.REPLY_REFUSED: "invalid",
 }
 
 
@@ -228,6 +231,10 @@ def _take_events(connection: Connection, events: Sequence[tuple[Item, EventMessa
         if message.event_type == ANSWER:
             item.taken = take_answer(connection, message, task)
             if item.taken.outcome is Intake.ANSWERED and task is not None and not task.paused and _takes_answers(task):
+                woken.setdefault(message.task_id, item)
+        elif message.event_type == REPLY:
+            item.taken = take_reply(connection, message, task)
+            if item.taken.outcome is Intake.REPLIED and task is not None and not task.paused and _takes_replies(task):
                 woken.setdefault(message.task_id, item)
         elif task is None:
             item.taken = Taken(Intake.EVENT_EARLY, message.task_id, reason="its task is not known yet")
@@ -267,6 +274,11 @@ def _takes_answers(task: Any) -> bool:
     return task.state == "waiting" and task.waits_for in {"person", "agent"}
 
 
+def _takes_replies(task: Any) -> bool:
+    """Whether an agent's reply wakes this task, or its undo."""
+    return task.state == "compensating" or (task.state == "waiting" and task.waits_for in {"agent", "retry", "person"})
+
+
 # -- dead letters and offsets
 
 
@@ -280,6 +292,8 @@ def _set_aside(connection: Connection, items: Sequence[Item]) -> None:
             reason, detail = "task_conflict", item.taken.reason or ""
         elif item.taken is not None and item.taken.outcome is Intake.ANSWER_REFUSED:
             reason, detail = "answer_refused", item.taken.reason or ""
+        elif item.taken is not None and item.taken.outcome is Intake.REPLY_REFUSED:
+            reason, detail = "unknown_reply", item.taken.reason or ""
         else:
             continue
         rows.append(

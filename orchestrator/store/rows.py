@@ -179,6 +179,8 @@ def delegation_of(row: Row) -> Delegation:
         due_at=row["due_at"],
         parked=row["parked"],
         lost_leases=row["lost_leases"],
+        reply_token=row["reply_token"],
+        told=row["told"],
     )
 
 

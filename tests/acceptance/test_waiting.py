@@ -8,6 +8,7 @@ from typing import Any
 import redis
 from sqlalchemy import text
 
+from tests.support.agents import ScriptedAgent
 from tests.support.documents import commands, save_files, type_in
 from tests.support.processes import wait_for
 from tests.support.system import System
@@ -106,3 +107,34 @@ def _last_update(system: System, task_id: str) -> list[Any]:
     with system.store.engine.begin() as connection:
         query = "SELECT created_at FROM outbox WHERE task_id = :id AND kind = 'update' ORDER BY id DESC LIMIT 1"
         return list(connection.execute(text(query), {"id": task_id}))
+
+
+def test_an_agent_that_replies_by_an_event_with_everything_killed_in_between(
+    system: System, scripted_agent: ScriptedAgent
+) -> None:
+    url = scripted_agent.script("/appraise", {"status": 202, "body": {}})
+    system.use_agents(
+        {
+            "name": "appraise",
+            "description": "Appraises.",
+            "url": url,
+            "provides": ["appraised_value"],
+            "reply": "event",
+            "timeout": {"total": 604_800},
+        }
+    )
+    bridge, worker = system.start_one("bridge"), system.start_one("worker")
+    system.start("beat")
+    system.produce_task("house-7", required_fields=["appraised_value"])
+    system.wait_for_state("house-7", "waiting")
+    bridge.kill()
+    worker.kill()
+    with redis.Redis.from_url(system.env["REDIS_URL"]) as broker:
+        broker.flushdb()
+    (asked,) = scripted_agent.ledger().posts("/appraise")
+    token = asked.body["context"]["reply_token"]
+    system.produce_event("house-7", "agent.reply", token=token, output={"appraised_value": "410000 EUR"})
+    system.start("bridge", "worker")
+    system.wait_for_state("house-7", "completed")
+    assert system.data("house-7") == {"appraised_value": "410000 EUR"}
+    assert len(scripted_agent.ledger().posts("/appraise")) == 1

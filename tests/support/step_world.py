@@ -145,6 +145,11 @@ class World:
         wait_for(moved_on, what="the step moved on")
         return results[-1]
 
+    def sql(self, statement: str) -> None:
+        """Change rows as no program would."""
+        with self.store.engine.begin() as connection:
+            connection.execute(text(statement))
+
     def sql_due(self) -> datetime | None:
         """When the task's doorbell is rung next."""
         with self.store.engine.begin() as connection:
