@@ -22,6 +22,7 @@ from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import PartialFailure
 from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.answer import Answers
+from orchestrator.flow.by_hand import ByHand
 from orchestrator.flow.control import Control
 from orchestrator.flow.delegation_run import DelegationRunner
 from orchestrator.flow.ports import Planner
@@ -83,6 +84,11 @@ def build_control(settings: Settings, store: PostgresStore) -> Control:
 def build_resolver(settings: Settings, store: PostgresStore) -> Resolver:
     """A person's word on delegations whose outcome is unknown. Raises `RegistryError`."""
     return Resolver(store, build_dispatcher(settings), build_agents(settings))
+
+
+def build_by_hand(settings: Settings, store: PostgresStore) -> ByHand:
+    """A person in the place of the planner, or of an agent. Raises `RegistryError`."""
+    return ByHand(store, build_dispatcher(settings), build_agents(settings))
 
 
 def build_answers(settings: Settings, store: PostgresStore) -> Answers:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.budget import Budget
     from orchestrator.domain.event_type import EventType
     from orchestrator.flow.answer import Answers
+    from orchestrator.flow.by_hand import ByHand
     from orchestrator.flow.control import Control
     from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore
     from orchestrator.flow.question_port import QuestionStore
@@ -108,6 +109,18 @@ def resolver() -> Iterator[Resolver]:
     found = wiring.build_store(settings())
     try:
         yield wiring.build_resolver(settings(), found)
+    finally:
+        found.close()
+
+
+@contextmanager
+def by_hand() -> Iterator[ByHand]:
+    """A person in the place of the planner, or of an agent: PostgreSQL, agents.yaml and Celery's broker."""
+    from orchestrator import wiring
+
+    found = wiring.build_store(settings())
+    try:
+        yield wiring.build_by_hand(settings(), found)
     finally:
         found.close()
 

@@ -140,38 +140,34 @@ class ControlPart(Transactions):
         """Go back to the context before ``step`` with ``edits`` on top, under a new step number."""
 
         def work(connection: Connection) -> Dispatch:
-            row = locked(connection, task_id)
-            refuse_undone(row)
-            if row["held"]:
-                raise NotAllowed(
-                    f"a worker is at step {row['next_step']} of task {task_id!r} at this moment",
-                    hint=f"Wait for it, or cancel first: `orchestrator task cancel {task_id}`.",
-                    task_id=task_id,
-                )
-            if calls := connection.execute(_CALLING, {"task_id": task_id}).scalar_one():
-                raise NotAllowed(
-                    f"{calls} calls of task {task_id!r} are in flight at this moment",
-                    hint=f"Wait for their replies: `orchestrator task watch {task_id}`.",
-                    task_id=task_id,
-                )
-            found = connection.execute(_STEP, {"task_id": task_id, "step": step}).mappings().first()
-            if found is None:
-                raise NotAllowed(
-                    f"task {task_id!r} has no step {step}",
-                    hint=f"See its steps with `orchestrator task show {task_id} --steps`.",
-                    task_id=task_id,
-                )
-            newest = connection.execute(NEWEST_STEP, {"task_id": task_id}).scalar_one()
-            number = max(newest, row["next_step"]) + 1
-            self._go_back(connection, task_id, found["base_version"], edits, who, number)
-            connection.execute(SUPERSEDE, {"task_id": task_id, "step": step})
-            left_behind = row["steps_before"] + number - step
-            self._restart(connection, row, number, f"rerun from step {step} by hand", left_behind)
+            row, number = self.rerun_in(connection, task_id, step, edits, who)
             details = {"from_step": step, "step": number, "edits": dict(edits)}
             audit(connection, who=who, what="rerun", why=why, task_id=task_id, details=details)
             return Dispatch(task_id, number, row["priority"])
 
         return self.transact(work)
+
+    def rerun_in(
+        self, connection: Connection, task_id: str, step: int, edits: Mapping[str, Any], who: str
+    ) -> tuple[RowMapping, int]:
+        """Go back within a transaction; the task's row as it was, and the new step's number."""
+        row = locked(connection, task_id)
+        refuse_undone(row)
+        refuse_held(connection, row)
+        found = connection.execute(_STEP, {"task_id": task_id, "step": step}).mappings().first()
+        if found is None:
+            raise NotAllowed(
+                f"task {task_id!r} has no step {step}",
+                hint=f"See its steps with `orchestrator task show {task_id} --steps`.",
+                task_id=task_id,
+            )
+        newest = connection.execute(NEWEST_STEP, {"task_id": task_id}).scalar_one()
+        number = int(max(newest, row["next_step"]) + 1)
+        self._go_back(connection, task_id, found["base_version"], edits, who, number)
+        connection.execute(SUPERSEDE, {"task_id": task_id, "step": step})
+        left_behind = row["steps_before"] + number - step
+        self._restart(connection, row, number, f"rerun from step {step} by hand", left_behind)
+        return row, number
 
     def _go_back(
         self, connection: Connection, task_id: str, version: int, edits: Mapping[str, Any], who: str, step: int
@@ -236,6 +232,23 @@ def locked(connection: Connection, task_id: str) -> RowMapping:
     if row is None:
         raise not_found(task_id)
     return row
+
+
+def refuse_held(connection: Connection, row: RowMapping) -> None:
+    """Refuse to move a task that a worker, or a call in flight, is at."""
+    task_id = row["task_id"]
+    if row["held"]:
+        raise NotAllowed(
+            f"a worker is at step {row['next_step']} of task {task_id!r} at this moment",
+            hint=f"Wait for it, or cancel first: `orchestrator task cancel {task_id}`.",
+            task_id=task_id,
+        )
+    if calls := connection.execute(_CALLING, {"task_id": task_id}).scalar_one():
+        raise NotAllowed(
+            f"{calls} calls of task {task_id!r} are in flight at this moment",
+            hint=f"Wait for their replies: `orchestrator task watch {task_id}`.",
+            task_id=task_id,
+        )
 
 
 def refuse_undone(row: RowMapping) -> None:

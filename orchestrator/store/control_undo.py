@@ -11,7 +11,7 @@ from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.task import TaskState
 from orchestrator.errors import NotAllowed
 from orchestrator.store.audit import audit
-from orchestrator.store.control import NEWEST_STEP, SUPERSEDE, ControlPart, begin_undo, locked
+from orchestrator.store.control import NEWEST_STEP, SUPERSEDE, ControlPart, begin_undo, locked, refuse_held
 from orchestrator.store.engine import text
 from orchestrator.store.undo_begin import load_items, undo_of
 
@@ -67,12 +67,7 @@ class UndoControlPart(ControlPart):
                     hint=f"Follow it with `orchestrator task watch {task_id}`; restart it when it has ended.",
                     task_id=task_id,
                 )
-            if row["held"]:
-                raise NotAllowed(
-                    f"a worker is at step {row['next_step']} of task {task_id!r} at this moment",
-                    hint=f"Wait for it, or cancel first: `orchestrator task cancel {task_id}`.",
-                    task_id=task_id,
-                )
+            refuse_held(connection, row)
             newest = connection.execute(NEWEST_STEP, {"task_id": task_id}).scalar_one()
             number = max(newest, row["next_step"]) + 1
             self._go_back(connection, task_id, 1, edits, who, number)

@@ -40,6 +40,7 @@ from orchestrator.store.rows import (
     context_of,
     decision_to_row,
     delegation_of,
+    new_delegations_to_json,
     origin_to_json,
     pending_event_of,
     settlement_to_json,
@@ -86,7 +87,7 @@ _END_STEP = text("""
     WHERE task_id = :task_id AND step_number = :step
 """)
 
-_INSERT_DELEGATIONS = text("""
+INSERT_DELEGATIONS = text("""
     INSERT INTO delegations (task_id, step_number, index, agent, arguments, task, idempotency_key, side_effects,
         reply_token, state)
     SELECT :task_id, :step, r.index, r.agent, r.arguments, r.task, r.key, r.side_effects, r.reply_token, 'pending'
@@ -256,19 +257,7 @@ class FencedCommit:
         elif commit.asked is not None:
             keep_asked(self.connection, self.lease, commit.asked)
         if commit.delegations:
-            rows = [
-                {
-                    "index": d.index,
-                    "agent": d.agent,
-                    "arguments": dict(d.arguments),
-                    "task": d.task,
-                    "key": d.key,
-                    "side_effects": d.side_effects,
-                    "reply_token": d.reply_token,
-                }
-                for d in commit.delegations
-            ]
-            execute(_INSERT_DELEGATIONS, self.keys | {"rows": jsonb(rows)})
+            execute(INSERT_DELEGATIONS, self.keys | {"rows": new_delegations_to_json(commit.delegations)})
         if commit.settlements:
             execute(_SETTLE, self.keys | {"rows": jsonb([settlement_to_json(s) for s in commit.settlements])})
         if commit.starts:

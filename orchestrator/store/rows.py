@@ -13,7 +13,7 @@ from orchestrator.domain.budget import Spent
 from orchestrator.domain.context import Change, Context, Origin
 from orchestrator.domain.decision import Decision, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
-from orchestrator.domain.journal import PendingEvent, Settlement, Step, StepState, Tried
+from orchestrator.domain.journal import NewDelegation, PendingEvent, Settlement, Step, StepState, Tried
 from orchestrator.domain.task import PartialFailure, Task, TaskState, WaitsFor
 from orchestrator.store.engine import jsonb
 
@@ -203,6 +203,24 @@ def compensation_of(row: Row) -> Delegation:
         error_code=row["error_code"],
         error=row["error"],
         finished_at=row["finished_at"],
+    )
+
+
+def new_delegations_to_json(delegations: Iterable[NewDelegation]) -> str:
+    """As the statement that inserts them takes them, all in one parameter."""
+    return jsonb(
+        [
+            {
+                "index": one.index,
+                "agent": one.agent,
+                "arguments": dict(one.arguments),
+                "task": one.task,
+                "key": one.key,
+                "side_effects": one.side_effects,
+                "reply_token": one.reply_token,
+            }
+            for one in delegations
+        ]
     )
 
 

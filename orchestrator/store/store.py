@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import Engine
 
 from orchestrator.domain.turns import TurnRules
-from orchestrator.store.control_pause import PauseControlPart
+from orchestrator.store.by_hand import ByHandPart
 from orchestrator.store.dead_letters import DeadLetterPart
 from orchestrator.store.intake import IntakePart
 from orchestrator.store.offers import OfferPart
@@ -26,7 +26,7 @@ class PostgresStore(
     SweepPart,
     IntakePart,
     OutboxPart,
-    PauseControlPart,
+    ByHandPart,
     ResolvePart,
     OffsetsPart,
     ReadPart,

@@ -15,7 +15,8 @@ from orchestrator.store.rows import compensation_of, delegation_of
 
 # What acted or may have acted, in whatever step: a rerun supersedes steps, not what they did to the world.
 _ACTED = """
-    task_id = :task_id AND side_effects AND (state IN ('in_flight', 'unknown', 'succeeded', 'compensated')
+    task_id = :task_id AND side_effects AND (state IN ('in_flight', 'unknown', 'compensated')
+        OR (state = 'succeeded' AND (error_code IS DISTINCT FROM 'skipped' OR may_have_acted))
         OR (state IN ('pending', 'failed') AND (may_have_acted OR coalesce(error_code = 'reply_invalid', false))))
 """
 _NEWEST_FIRST = "ORDER BY step_number DESC, index DESC"

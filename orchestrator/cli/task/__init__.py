@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.command import Group
-from orchestrator.cli.task import answer, control, explain, resolve, show, submit, watch
+from orchestrator.cli.task import answer, control, explain, resolve, show, skip, submit, watch
 
 __all__ = ["task"]
 
@@ -26,6 +26,7 @@ task.add_command(answer.approve)
 task.add_command(answer.decline)
 task.add_command(control.retry)
 task.add_command(control.rerun)
+task.add_command(skip.skip)
 task.add_command(control.cancel)
 task.add_command(control.undo)
 task.add_command(control.restart)

@@ -14,6 +14,7 @@ import click
 
 from orchestrator.cli import parts
 from orchestrator.cli.command import Command, pass_output, who_and_why
+from orchestrator.cli.failures import Misuse
 from orchestrator.cli.output import Output, json_text
 from orchestrator.cli.task.many import GOING, LIVE, do_to_each, is_many, many_of, many_options
 from orchestrator.cli.task.watch import follow
@@ -88,32 +89,62 @@ def retry(
     examples=[
         "task rerun supplier-42 --step 3",
         "task rerun supplier-42 --step 2 --set credit_score=80 --why 'score corrected by hand' --yes",
+        "task rerun supplier-42 --step 4 --arguments 0 to=sales@supplier.example",
     ],
 )
 @click.argument("task_id")
 @click.option("--step", type=click.IntRange(1), required=True, help="Go back to before this step.")
 @_edits
+@click.option(
+    "--arguments",
+    "calls",
+    metavar="INDEX NAME=VALUE",
+    type=(click.IntRange(0), str),
+    multiple=True,
+    help="Make the step's calls again with this argument of the call of this number, from 0. May be repeated.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask, even where calls with side effects may be repeated.")
 @who_and_why
 @_watching
 @pass_output
 def rerun(
-    out: Output, task_id: str, step: int, pairs: tuple[str, ...], yes: bool, who: str, why: str, watching: bool
+    out: Output,
+    task_id: str,
+    step: int,
+    pairs: tuple[str, ...],
+    calls: tuple[tuple[int, str], ...],
+    yes: bool,
+    who: str,
+    why: str,
+    watching: bool,
 ) -> int:
     """Go on from an earlier step, with corrections.
 
     The task goes back to its context as it was before --step, with --set on top, and decides anew. The new step
     gets a new number. Nothing is undone: calls that were made from --step on may be made again, under new keys,
-    so an agent with side effects may act twice. Then you are asked first.
+    so an agent with side effects may act twice. Then you are asked first. With --arguments nobody decides anew: the
+    step's own calls are made again, with these arguments.
     """
-    edits = parse_pairs("--set", pairs)
+    edits, arguments = parse_pairs("--set", pairs), _arguments(calls)
+    if edits and arguments:
+        raise Misuse("--set has the step decided anew, --arguments makes its own calls again: choose one")
     with parts.control() as control, parts.store() as store:
         store.task(task_id)
         repeated = may_be_repeated(store.history(task_id), step, parts.known_agents())
         if repeated and not yes:
             _ask(out, task_id, step, repeated)
-        doorbell = control.rerun(task_id, step, edits, who=who, why=why)
-    return _begun(out, doorbell, _rerun_words(step, edits, doorbell), watching)
+        if not arguments:
+            doorbell = control.rerun(task_id, step, edits, who=who, why=why)
+            return _begun(out, doorbell, _rerun_words(step, edits, doorbell), watching)
+    with parts.by_hand() as by_hand:
+        doorbell = by_hand.rerun_arguments(task_id, step, arguments, who=who, why=why)
+    then = f"the calls of step {step} are made again as step {doorbell.step}, with the arguments corrected"
+    return _begun(out, doorbell, then, watching)
+
+
+def _arguments(calls: Sequence[tuple[int, str]]) -> dict[int, dict[str, Any]]:
+    numbers = dict.fromkeys(index for index, _ in calls)
+    return {one: parse_pairs("--arguments", [pair for index, pair in calls if index == one]) for one in numbers}
 
 
 @click.command(
