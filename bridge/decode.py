@@ -16,6 +16,7 @@ from bridge import strict_json
 from bridge.strict_json import Unkeepable
 from orchestrator import schemas
 from orchestrator.domain.event_type import ANSWER, REPLY
+from orchestrator.domain.field_schema import schema_flaw
 from orchestrator.domain.ids import task_id_problem
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.message import DEFAULT_PRIORITY, EventMessage, Message, Record, TaskMessage
@@ -90,10 +91,12 @@ class Decoder:
                 f"{self.events_topic}",
             )
         given = _checked("task", body)
+        required = _required_fields(given.get("required_fields", ()))
         return TaskMessage(
             task_id=given.get("task_id") or _own_task_id(record),
             description=given["task_description"],
-            required_fields=tuple(dict.fromkeys(given.get("required_fields", ()))),
+            required_fields=tuple(required),
+            field_schemas={name: schema for name, schema in required.items() if schema},
             event_data=given.get("event_data", {}),
             task_id_given="task_id" in given,
             message_id=_message_id(record, given),
@@ -123,6 +126,22 @@ class Decoder:
             message_id=_message_id(record, given),
             extra=_unknown("event", body),
         )
+
+
+def _required_fields(given: Any) -> dict[str, dict[str, Any]]:
+    """Name → schema (empty: any value), from a list of names and objects, or an object of schemas."""
+    listed = (
+        [{"name": name, "schema": schema} for name, schema in given.items()] if isinstance(given, Mapping) else given
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for item in listed:
+        name, schema = (item, None) if isinstance(item, str) else (item["name"], item.get("schema"))
+        if schema is not None and (flaw := schema_flaw(schema)):
+            raise Unkeepable("wrong_shape", f"/required_fields: {name[:80]}: {flaw}")
+        if found.get(name) and schema and found[name] != schema:
+            raise Unkeepable("wrong_shape", f"/required_fields: {name[:80]} stands twice, with different schemas")
+        found[name] = schema or found.get(name) or {}
+    return found
 
 
 def _size(record: Record) -> int:

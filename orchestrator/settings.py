@@ -15,14 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from orchestrator.domain.turns import TurnRules
 from orchestrator.errors import ConfigurationError
 from orchestrator.setting_kinds import CommaList, Seconds, TenantTasks
 from orchestrator.settings_checks import check_together, secret_texts
-from orchestrator.settings_source import file_value, problem_text, read_values
+from orchestrator.settings_source import problem_text, read_values
 
 
 def _setting(name: str, default: Any = ..., *, doc: str, **constraints: Any) -> Any:
@@ -143,6 +142,13 @@ class Settings(BaseModel):
     bad_answers: int = _setting(
         "ORCHESTRATOR_BAD_ANSWERS", 3, doc="Unusable answers in one step before it fails as `bad_decision`.", ge=1
     )
+    prompt_agents: int = _setting(
+        "ORCHESTRATOR_PROMPT_AGENTS",
+        60,
+        doc="Agents that one question offers to a model; of a larger registry those that lead to missing fields first.",
+        ge=1,
+        le=120,
+    )
     prices_file: Path | None = _setting(
         "ORCHESTRATOR_PRICES", None, doc="Your own prices of models' tokens (YAML), before the shipped ones."
     )
@@ -186,8 +192,7 @@ class Settings(BaseModel):
     max_seconds: Seconds | None = _setting(
         "ORCHESTRATOR_MAX_TASK_SECONDS",
         None,
-        doc="Seconds after its arrival at which a task that has not ended fails as `budget_time`; without it a task "
-        "may wait for ever.",
+        doc="Seconds after its arrival at which a task fails as `budget_time`; without it, it may wait for ever.",
     )
     budget_warn: float = _setting(
         "ORCHESTRATOR_BUDGET_WARN",
@@ -197,16 +202,12 @@ class Settings(BaseModel):
         le=1,
     )
     idle_steps: int = _setting(
-        "ORCHESTRATOR_IDLE_STEPS",
-        15,
-        doc="Steps in a row without a new field after which a task fails as `no_progress`; 0: any number.",
-        ge=0,
+        "ORCHESTRATOR_IDLE_STEPS", 15, doc="Steps without a new field that fail a task as `no_progress`; 0: any.", ge=0
     )
     repeats: int = _setting(
         "ORCHESTRATOR_REPEATS",
         3,
-        doc="The same decision so many times in a row, with nothing changed, fails the task as `no_progress`; "
-        "0: never.",
+        doc="The same decision so often in a row fails a task as `no_progress`; 0: never.",
         ge=0,
     )
     max_message_bytes: int = _setting(
@@ -324,6 +325,11 @@ class Settings(BaseModel):
         return self
 
     @property
+    def plans_by_rules(self) -> bool:
+        """Whether no model is asked at all."""
+        return self.planner == "rules" or self.models == ("rules:",)
+
+    @property
     def models(self) -> tuple[str, ...]:
         """All models in the order in which they are asked."""
         named = [name.strip() for name in self.model.split(",")]
@@ -381,12 +387,7 @@ def environment_value(name: str) -> str | None:
     Raises:
         ConfigurationError: ``<name>_FILE`` names a file that cannot be read.
     """
-    for source in (os.environ, dotenv_values(".env")):
-        if source.get(name):
-            return str(source[name])
-        if path := source.get(f"{name}_FILE"):
-            return file_value(name, Path(str(path)))
-    return None
+    return read_values([name], os.environ, Path(".env")).get(name)
 
 
 @lru_cache(maxsize=1)

@@ -241,6 +241,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         budget_warn=settings.budget_warn,
         idle_steps=settings.idle_steps,
         repeats=settings.repeats,
+        prompt_agents=None if settings.plans_by_rules else settings.prompt_agents,
         bad_answers=settings.bad_answers,
         max_lost_leases=settings.max_lost_leases,
         max_context_bytes=settings.max_context_bytes,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
-from orchestrator.domain.context import Change, Context, Origin
+from orchestrator.domain.context import Change, Conflict, Context, Origin
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import HistoryEntry, Step
 from orchestrator.domain.question import Question
@@ -62,12 +62,15 @@ def origin_json(origin: Origin | None) -> dict[str, Any] | None:
 def fields_json(context: Context) -> list[dict[str, Any]]:
     """Required fields first, in their order, then what else is known; each with value and origin."""
     missing = set(context.missing_fields)
+    problems = context.field_problems
     others = [name for name in context.collected_data if name not in context.required_fields]
     return [
         {
             "field": name,
             "required": name in context.required_fields,
             "missing": name in missing,
+            "problem": problems.get(name),
+            "schema": context.field_schemas.get(name),
             "value": context.collected_data.get(name),
             "origin": origin_json(context.origins.get(name)),
         }
@@ -81,6 +84,7 @@ def change_json(change: Change) -> dict[str, Any]:
         "field": change.field,
         "value": change.value,
         "removed": change.removed,
+        "refused": change.refused,
         "origin": origin_json(change.origin),
     }
 
@@ -214,3 +218,15 @@ def delegation_seconds(delegation: Delegation) -> float | None:
 def without_empty(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document without what is None or empty: a message names only what was asked for."""
     return {name: value for name, value in document.items() if value not in (None, (), [], {})}
+
+
+def conflict_json(conflict: Conflict) -> dict[str, Any]:
+    """Two givers of one field that disagree."""
+    return {
+        "field": conflict.field,
+        "kept": conflict.kept,
+        "kept_from": origin_json(conflict.kept_from),
+        "other": conflict.other,
+        "other_from": origin_json(conflict.other_from),
+        "why": conflict.why,
+    }

@@ -62,6 +62,8 @@ class TaskMessage:
     """What failed delegations mean for their step; None: as the settings have it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Fields unknown to us: kept, not refused."""
+    field_schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """JSON Schemas that the values of required fields must fit, by field."""
 
     @property
     def content_digest(self) -> str:
@@ -73,6 +75,8 @@ class TaskMessage:
         later = {"partial_failure": self.partial_failure.value} if self.partial_failure else {}
         if self.not_before is not None:
             later["not_before"] = self.not_before.isoformat()
+        if self.field_schemas:
+            later["field_schemas"] = digest({name: dict(schema) for name, schema in self.field_schemas.items()})
         return digest(
             {
                 **later,

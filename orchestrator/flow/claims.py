@@ -36,8 +36,10 @@ def check_records(records: Sequence[FieldRecord], request: PlanRequest) -> None:
         raise BadAnswer("record names no field")
     replies = _replies(request.history)
     for record, change in zip(records, recorded_changes(records, request.history, datetime.min), strict=True):
-        if has_value(request.context.collected_data.get(change.field)):
+        if has_value(request.context.known_data.get(change.field)):
             raise BadAnswer(f"record {change.field!r}: it has a value already; record fills only what is not known")
+        if problem := request.context.problem_of(change.field, change.value):
+            raise BadAnswer(f"record {change.field!r}: the value does not fit the field: {problem}")
         agents = [agent.name for agent in request.agents if change.field in agent.provides]
         events = [kind.name for kind in request.event_types if change.field in fields_of(kind)]
         told = replies[record.delegation].agent

@@ -152,7 +152,7 @@ def _check_call(call: AgentCall, agents: Mapping[str, AgentSpec], context: Conte
     corrected = []
     for name, pointer in agent.requires.items():
         try:
-            known = resolve(context.collected_data, pointer)
+            known = resolve(context.known_data, pointer)
         except PointerError:
             known = None
         if not has_value(known):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from orchestrator.domain.asked import Offer
 from orchestrator.domain.context import Change, Context
@@ -31,17 +32,22 @@ class Past:
     """A task with everything that is on record of it."""
 
     def __init__(
-        self, task: Task, history: Sequence[HistoryEntry], versions: Versions, offers: Mapping[str, Offer]
+        self,
+        task: Task,
+        history: Sequence[HistoryEntry],
+        versions: Versions,
+        offers: Mapping[str, Offer],
+        field_schemas: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.task = task
         self.history = history
         self.offers = offers
         self._changes = {number: tuple(changes) for number, _, changes in versions}
-        self._contexts = {0: Context(0, task.required_fields)}
+        self._contexts = {0: Context(0, task.required_fields, field_schemas=field_schemas or {})}
         for number, _, changes in versions:
             after = self.now.apply(changes)
             # A version without changes still counts: numbers name rows of the history.
-            self._contexts[number] = Context(number, task.required_fields, after.collected_data, after.origins)
+            self._contexts[number] = replace(after, version=number)
 
     @classmethod
     def load(cls, store: ReadStore, task_id: str) -> Past:
@@ -53,7 +59,8 @@ class Past:
         task = store.task(task_id)
         history = store.history(task_id)
         digests = {entry.step.asked.offer for entry in history if entry.step.asked is not None}
-        return cls(task, history, store.versions(task_id), store.offers(sorted(digests)))
+        schemas = store.context(task_id).field_schemas
+        return cls(task, history, store.versions(task_id), store.offers(sorted(digests)), schemas)
 
     @property
     def course(self) -> Sequence[HistoryEntry]:

@@ -34,6 +34,7 @@ from orchestrator.flow.decide import decide, in_vain
 from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, PlanRequest, StepStore
 from orchestrator.flow.progress import no_progress, same_again, used_up
 from orchestrator.flow.purse import TurnPurse
+from orchestrator.flow.select_agents import select_agents
 from orchestrator.flow.turn import StepLimits, StepResult, Turn, now, patiently
 from orchestrator.flow.waiting import after_wait, as_it_now_is, begin_question, begin_wait, take_answers
 
@@ -130,7 +131,12 @@ class StepRunner:
             step=turn.lease.step,
             description=turn.task.description,
             context=turn.context,
-            agents=self.agents.enabled(turn.task.allowed_agents),
+            agents=select_agents(
+                self.agents.enabled(turn.task.allowed_agents),
+                turn.context,
+                turn.task.description,
+                turn.limits.prompt_agents,
+            ),
             event_types=self.event_types.all(),
             history=as_it_now_is(turn, history),
             wait_timed_out=waited,

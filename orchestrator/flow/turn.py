@@ -62,6 +62,8 @@ class StepLimits:
     """Steps in a row without a new field after which a task has no progress; 0: any number."""
     repeats: int = 3
     """The same decision in a row, nothing changed between, that is no progress; 0: never."""
+    prompt_agents: int | None = None
+    """Agents that one question may offer; None: all."""
     bad_answers: int = 3
     max_lost_leases: int = 10
     max_context_bytes: int = 4_000_000
@@ -135,8 +137,10 @@ class Turn:
 
     def change(self, changes: Sequence[Change]) -> None:
         """Change the context in memory; written with the next commit, as one version. What is said again is no news."""
-        self._changes.extend(one for one in changes if not self._is_known(one))
-        self.context = self._saved.apply(self._changes)
+        for change in changes:
+            if not self._is_known(change):
+                self._changes.append(self.context.admit(change))
+                self.context = self._saved.apply(self._changes)
 
     def asked(self, request: PlanRequest) -> None:
         """Note a question that was put to the planner; written with the next commit."""
@@ -271,11 +275,8 @@ class Turn:
         return replace(then, due_at=min(then.due_at or self.ends_at, self.ends_at))
 
     def _has_new_field(self) -> bool:
-        known = self._saved.collected_data
-        return any(
-            has_value(change.value) and not change.removed and not has_value(known.get(change.field))
-            for change in self._changes
-        )
+        before, after = self._saved.known_data, self.context.known_data
+        return any(has_value(value) and not has_value(before.get(name)) for name, value in after.items())
 
     def _context_bytes(self) -> int:
         if not self._changes:

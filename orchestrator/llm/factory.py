@@ -43,7 +43,7 @@ def make_planner(settings: Settings) -> Planner:
         ConfigurationError: the key, the package or (where money is bounded) the price of a model is missing.
     """
     names = settings.models
-    if settings.planner == "rules" or names == ("rules:",):
+    if settings.plans_by_rules:
         return RulesPlanner()
     mask.add(*settings.secrets())
     prices = load_prices(settings.prices_file)

@@ -76,6 +76,6 @@ def why_a_model(request: PlanRequest) -> str | None:
         for agent in agents:
             if agent.name in called:
                 return f"{agent.name} was called and {field} is still missing"
-            needed = [name for name in fields_needed(agent) if not has_value(context.collected_data.get(name))]
+            needed = [name for name in fields_needed(agent) if not has_value(context.known_data.get(name))]
             wanted += [name for name in needed if name not in wanted]
     return None

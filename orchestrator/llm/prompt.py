@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.domain.context import Origin
+from orchestrator.domain.context import Context, Origin
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.event_type import EventType, fields_of
 from orchestrator.domain.journal import HistoryEntry
@@ -33,6 +33,7 @@ DATA_CHARS = 60_000
 HISTORY_CHARS = 60_000
 EVENT_TYPES_CHARS = 15_000
 COMPLAINTS_CHARS = 6_000
+SCHEMAS_CHARS = 10_000
 
 _STEPS_SHOWN = 60
 _ENTRY_CHARS = 20_000
@@ -59,7 +60,7 @@ def build_prompt(request: PlanRequest, scale: float = 1.0) -> Prompt:
     version = usable(request.prompt_version)
     sections = [
         section("task", {"description": request.description}, room(DESCRIPTION_CHARS)),
-        wrap("fields", as_json({"required": list(context.required_fields), "missing": list(context.missing_fields)})),
+        wrap("fields", as_json(_fields(context))),
         wrap("collected_data", _collected_text(request, room(DATA_CHARS))),
         "Steps so far, oldest first. `ref` names a delegation for `record`.\n"
         + _history(request.history, room(HISTORY_CHARS)),
@@ -73,6 +74,17 @@ def build_prompt(request: PlanRequest, scale: float = 1.0) -> Prompt:
         )
     sections.append(_question(request))
     return Prompt(instructions(version), "\n\n".join(sections), version)
+
+
+def _fields(context: Context) -> dict[str, Any]:
+    """Required and missing names in full; schemas and problems where there are any."""
+    shown: dict[str, Any] = {"required": list(context.required_fields), "missing": list(context.missing_fields)}
+    if context.field_schemas:
+        schemas = as_json(context.field_schemas)
+        shown["schemas"] = context.field_schemas if len(schemas) <= SCHEMAS_CHARS else fit(schemas, SCHEMAS_CHARS)
+    if problems := context.field_problems:
+        shown["problems"] = dict(problems)
+    return shown
 
 
 def _question(request: PlanRequest) -> str:

@@ -168,7 +168,7 @@ class _Search:
     """One decision's search: first forward, which fields can be reached at all; then back from the goals."""
 
     def __init__(self, request: PlanRequest) -> None:
-        self._data = dict(request.context.collected_data)
+        self._data = dict(request.context.known_data)
         self._event_types = request.event_types
         self._timed_out = _waited_in_vain(request)
         tried = _tried(request.history)

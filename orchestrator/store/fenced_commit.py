@@ -132,7 +132,7 @@ WRITE_STATE = text("""
     UPDATE task_contexts SET context = jsonb_set(context, '{current_state}', to_jsonb(CAST(:state AS text))),
         updated_at = now()
     WHERE task_id = :task_id
-    RETURNING context, version, origins
+    RETURNING context, version, origins, field_schemas
 """)
 
 _GO_ON = text("UPDATE tasks SET lost_leases = 0, updated_at = now() WHERE task_id = :task_id")

@@ -40,13 +40,14 @@ _INSERT_TASKS = text("""
 _INSERT_CONTEXTS = text("""
     WITH r AS (
         SELECT * FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-            AS r(task_id text, context jsonb, origins jsonb, changes jsonb, update_body jsonb)
+            AS r(task_id text, context jsonb, origins jsonb, changes jsonb, update_body jsonb, field_schemas jsonb)
     ), versions AS (
         INSERT INTO context_versions (task_id, version, changes) SELECT task_id, 1, changes FROM r
     ), updates AS (
         INSERT INTO outbox (kind, task_id, body) SELECT 'update', task_id, update_body FROM r
     )
-    INSERT INTO task_contexts (task_id, context, version, origins) SELECT task_id, context, 1, origins FROM r
+    INSERT INTO task_contexts (task_id, context, version, origins, field_schemas)
+    SELECT task_id, context, 1, origins, field_schemas FROM r
 """)
 
 
@@ -141,7 +142,8 @@ def _context_row(record: Record, message: TaskMessage) -> dict[str, Any]:
         Change(name, value, Origin("message", "event_data", at, pointer=f"/{name}"))
         for name, value in message.event_data.items()
     ]
-    context = Context(1, message.required_fields, dict(message.event_data))
+    schemas = dict(message.field_schemas)
+    context = Context(1, message.required_fields, dict(message.event_data), field_schemas=schemas)
     return {
         "task_id": message.task_id,
         "context": {
@@ -149,6 +151,7 @@ def _context_row(record: Record, message: TaskMessage) -> dict[str, Any]:
             "current_state": TaskState.RECEIVED.value,
             "collected_data": dict(message.event_data),
         },
+        "field_schemas": schemas,
         "origins": {change.field: origin_to_json(change.origin) for change in changes},
         "changes": changes_to_json(changes),
         "update_body": update_body(

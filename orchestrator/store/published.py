@@ -42,6 +42,8 @@ def update_body(
         "reason_code": reason_code,
         "reason": reason,
     }
+    if problems := context.field_problems:
+        body["field_problems"] = dict(problems)
     if low:
         body["budget_warnings"] = [dict(one) for one in low]
     if len(canonical_json(body["collected_data"]).encode("utf-8", "surrogatepass")) > MAX_DATA_BYTES:

@@ -100,4 +100,5 @@ def load_context(connection: Connection, task_id: str, version: int | None = Non
             task_id=task_id,
         )
     rows = connection.execute(_VERSIONS, {"task_id": task_id}).mappings()
-    return rebuild(current.required_fields, [changes_of(r["changes"]) for r in rows if r["version"] <= version])
+    changes = [changes_of(r["changes"]) for r in rows if r["version"] <= version]
+    return rebuild(current.required_fields, changes, current.field_schemas)

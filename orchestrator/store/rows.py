@@ -90,6 +90,7 @@ def changes_to_json(changes: Iterable[Change]) -> list[dict[str, Any]]:
             "value": change.value,
             "origin": origin_to_json(change.origin),
             **({"removed": True} if change.removed else {}),
+            **({"refused": change.refused} if change.refused is not None else {}),
         }
         for change in changes
     ]
@@ -97,7 +98,9 @@ def changes_to_json(changes: Iterable[Change]) -> list[dict[str, Any]]:
 
 def changes_of(data: Iterable[Mapping[str, Any]]) -> tuple[Change, ...]:
     """The inverse of `changes_to_json`."""
-    return tuple(Change(c["field"], c["value"], origin_of(c["origin"]), c.get("removed", False)) for c in data)
+    return tuple(
+        Change(c["field"], c["value"], origin_of(c["origin"]), c.get("removed", False), c.get("refused")) for c in data
+    )
 
 
 def context_of(row: Row) -> Context:
@@ -107,6 +110,7 @@ def context_of(row: Row) -> Context:
         required_fields=tuple(row["context"]["required_fields"]),
         collected_data=row["context"]["collected_data"],
         origins={name: origin_of(data) for name, data in row["origins"].items()},
+        field_schemas=row.get("field_schemas") or {},
     )
 
 

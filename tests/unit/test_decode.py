@@ -160,7 +160,7 @@ def test_what_is_no_json_object_that_we_can_keep(value: bytes | None, reason: st
         ({"task_description": 5}, "/task_description", "must be of type string, but is a number"),
         ({"task_description": None}, "/task_description", "must be of type string, but is null"),
         ({"task_id": 42}, "/task_id", "must be of type string or null, but is a number"),
-        ({"required_fields": "a"}, "/required_fields", "must be of type array or null, but is a string"),
+        ({"required_fields": "a"}, "/required_fields", "must be of type array or object or null, but is a string"),
         ({"required_fields": ["a", 1]}, "/required_fields/1", "must be of type string"),
         ({"required_fields": [""]}, "/required_fields/0", "at least 1 characters"),
         ({"event_data": ["x" * 20_000]}, "/event_data", "must be of type object or null, but is an array"),

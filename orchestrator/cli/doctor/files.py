@@ -30,7 +30,7 @@ def check_settings(settings: Settings) -> Iterator[Finding]:
 def check_model(settings: Settings, *, ask: bool) -> Iterator[Finding]:
     """Key and package of the model's provider are there; asked a question only where that is wanted."""
     planner = parts.planner()
-    if settings.planner == "rules" or settings.models == ("rules:",):
+    if settings.plans_by_rules:
         yield ok("model", "rules: — no LLM, agents are chosen by what they provide and require")
     elif not ask:
         yield ok(

@@ -14,7 +14,7 @@ from orchestrator.cli.task.render_news import state_part
 from orchestrator.cli.task.render_question import write_question
 from orchestrator.cli.task.render_undo import write_undo
 from orchestrator.cli.task.spending import write_asking
-from orchestrator.domain.context import Change, Context, Origin
+from orchestrator.domain.context import Change, Conflict, Context, Origin
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import HistoryEntry, Step
@@ -73,9 +73,10 @@ def write_task(
     *,
     details: bool,
     before: Callable[[], None] = lambda: None,
+    after_fields: Callable[[], None] = lambda: None,
     undo: Mapping[str, Any] | None = None,
 ) -> None:
-    """Everything about a task, from its state to what now; ``before`` writes what stands before the fields."""
+    """Everything about a task, from its state to what now; ``before`` and ``after_fields`` write around the fields."""
     out.line((task.task_id, "bold"), "  ", *_state_parts(task))
     out.line(f"  {task.description}")
     if task.reason:
@@ -85,6 +86,7 @@ def write_task(
     out.line(f"  progress: {progress_words(task, context, history)}")
     before()
     write_fields(out, context)
+    after_fields()
     if history:
         out.line()
         out.line(("Steps", "bold"))
@@ -135,6 +137,18 @@ def write_fields(out: Output, context: Context) -> None:
         out.line(("missing: ", "yellow"), ", ".join(context.missing_fields))
 
 
+def write_conflicts(out: Output, conflicts: Sequence[Conflict]) -> None:
+    """Where givers disagreed: what stands, what does not, and why."""
+    if conflicts:
+        out.line()
+        out.line(("Conflicts", "bold"))
+    for one in conflicts:
+        out.line(
+            f"  {one.field}: {shortened(one.kept, 60)} ({origin_words(one.kept_from)}) stands, not "
+            f"{shortened(one.other, 60)} ({origin_words(one.other_from)}): {one.why}"
+        )
+
+
 def write_versions(out: Output, versions: Sequence[tuple[int, datetime, Sequence[Change]]]) -> None:
     """Every context version with what it changed."""
     out.line()
@@ -143,6 +157,7 @@ def write_versions(out: Output, versions: Sequence[tuple[int, datetime, Sequence
         out.line((f"  {number}", "bold"), (f"  {_local(at)}", "dim"))
         for change in changes:
             value = "removed" if change.removed else f"= {shortened(change.value, 120)}"
+            value += f", refused: {change.refused}" if change.refused is not None else ""
             out.line(f"     {change.field} {value}", (f"  ({origin_words(change.origin)})", "dim"))
 
 
@@ -229,10 +244,13 @@ def _facts(task: Task) -> list[str]:
 
 
 def _field_row(context: Context, name: str, *, required: bool) -> Sequence[Part]:
-    if name in context.missing_fields:
-        return [("✗", "yellow"), (name, "bold"), *_missing(), ""]
     origin = context.origins.get(name)
     source = (origin_words(origin), "dim") if origin else ""
+    if problem := context.field_problems.get(name):
+        said = f"{shortened(context.collected_data[name], 60)} does not fit: {problem}"
+        return [("✗", "yellow"), (name, "bold"), (said, "yellow"), source]
+    if name in context.missing_fields:
+        return [("✗", "yellow"), (name, "bold"), *_missing(), ""]
     return [
         ("✓", "green") if required else "",
         (name, "bold"),

@@ -9,7 +9,8 @@ import click
 from orchestrator.cli import parts
 from orchestrator.cli.command import Command, pass_output
 from orchestrator.cli.output import Output, ago, shortened
-from orchestrator.cli.shapes import change_json, fields_json, task_json
+from orchestrator.cli.shapes import change_json, conflict_json, fields_json, task_json
+from orchestrator.domain.context import conflicts_of
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 from orchestrator.domain.undo import undo_report
 
@@ -37,14 +38,15 @@ def show(
 
     With --json `context` is the row of task_contexts exactly as it is kept.
     """
-    from orchestrator.cli.task.render import show_json, write_fields, write_task, write_versions
+    from orchestrator.cli.task.render import show_json, write_conflicts, write_fields, write_task, write_versions
     from orchestrator.cli.task.render_undo import write_audit
     from orchestrator.cli.task.spending import budget_json, used_of, write_budget
 
     with parts.store() as store:
         task = store.task(task_id)
         context = store.context(task_id, version)
-        versions = store.versions(task_id) if with_history else []
+        versions = store.versions(task_id)
+        conflicts = conflicts_of(changes for number, _, changes in versions if version is None or number <= version)
         by_hand = store.audit_of(task_id) if with_audit else []
         if version is not None:
             document = {
@@ -62,6 +64,7 @@ def show(
             document["budget"] = budget_json(task, used, warn)
             undo = None if task.undo is None else undo_report(task.undo, store.undo_items(task_id))
             document["undo"] = undo
+    document["conflicts"] = [conflict_json(one) for one in conflicts]
     if with_history:
         document["versions"] = [
             {"version": number, "at": at, "changes": [change_json(change) for change in changes]}
@@ -84,6 +87,7 @@ def show(
             details=with_steps,
             before=lambda: write_budget(out, task, used, warn),
             undo=undo,
+            after_fields=lambda: write_conflicts(out, conflicts),
         )
     if with_history:
         write_versions(out, versions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -37,12 +38,20 @@ _file = click.option(
     examples=[
         'task submit "Onboard the supplier Northwind" --require contract_id --data company_name=Northwind --watch',
         "task submit 'Draft it' --require contract_id --budget tokens=50000 --budget money=0.5",
+        'task submit \'Score it\' --require name --schema \'credit_score={"type": "integer", "minimum": 0}\'',
         "task submit 'Score Acme' --require credit_score --data-json '{\"company_name\": \"Acme\"}' --priority 9",
         "task submit --file - < message.json",
     ],
 )
 @click.argument("description", required=False)
 @click.option("--require", "required", metavar="FIELD", multiple=True, help="A field that must be known at the end.")
+@click.option(
+    "--schema",
+    "schemas",
+    metavar="FIELD=JSON",
+    multiple=True,
+    help="A JSON Schema that the value of a required field must fit. May be repeated.",
+)
 @_data
 @_data_json
 @click.option("--id", "task_id", help="The task's id; default: a new UUID.")
@@ -88,6 +97,7 @@ def submit(
     out: Output,
     description: str | None,
     required: tuple[str, ...],
+    schemas: tuple[str, ...],
     pairs: tuple[str, ...],
     data_json: str | None,
     task_id: str | None,
@@ -113,7 +123,7 @@ def submit(
     options = without_empty(
         {
             "task_description": description,
-            "required_fields": list(required),
+            "required_fields": _required_fields(required, parse_pairs("--schema", schemas)),
             "event_data": _event_data(pairs, data_json),
             "message_id": message_id,
             "priority": priority,
@@ -188,6 +198,17 @@ def event(
     _check("event", message)
     _produce("events", message)
     return _sent(out, "events", message, watching, timeout)
+
+
+def _required_fields(required: Sequence[str], schemas: Mapping[str, Any]) -> list[Any]:
+    """Names, and objects of name and schema for those that have one."""
+    from orchestrator.domain.field_schema import schema_flaw
+
+    for name, schema in schemas.items():
+        if flaw := schema_flaw(schema):
+            raise Misuse(f"--schema {name}: {flaw}", hint="docs/required-fields.md says what a schema may be.")
+    names = dict.fromkeys([*required, *schemas])
+    return [{"name": name, "schema": schemas[name]} if name in schemas else name for name in names]
 
 
 def _produce(kind: Kind, message: dict[str, Any]) -> None:
