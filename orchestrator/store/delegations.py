@@ -228,7 +228,9 @@ class DelegationPart(Transactions):
         self, connection: Connection, lease: Lease, task: Row[Any], settlement: Settlement, fan_out: FanOut
     ) -> tuple[Dispatch, ...]:
         if task.state == TaskState.COMPENSATING:
-            connection.execute(_WAKE_UNDO, {"task_id": lease.task_id})
+            # Its undo waits for what is under way.
+            woken = connection.execute(_WAKE_UNDO, {"task_id": lease.task_id}).rowcount
+            return (Dispatch(lease.task_id, task.next_step, urgency_of(task.priority, task.aged), task.lane),) * woken
         if task.next_step != lease.step or task.state not in {TaskState.WAITING, TaskState.PROCESSING}:
             return ()
         step = Dispatch(lease.task_id, lease.step, urgency_of(task.priority, task.aged), task.lane)
