@@ -19,6 +19,7 @@ from orchestrator.agents.reply import (
     DEFAULT_POLL,
     LONGEST_WAIT,
     location,
+    outcome_of_answer,
     outcome_of_call,
     outcome_of_poll,
     outcome_of_told,
@@ -98,6 +99,10 @@ class HttpAgentClient:
         """Ask how a delegation answered with 202 is doing."""
         return _keepable(self._poll(agent, request, remote_url))
 
+    def answer(self, agent: AgentSpec, request: AgentRequest, number: int, answer: Any) -> AgentOutcome:
+        """Send the answer to the agent's ``number``-th question to ``request.remote_url``."""
+        return _keepable(self._answer(agent, request, number, answer))
+
     def look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
         """Ask the agent what became of ``request.key``; only where it declares ``lookup``.
 
@@ -143,6 +148,20 @@ class HttpAgentClient:
         except Broken as error:
             return OutcomeUnknown("agent_timeout" if error.timed_out else "agent_down", str(error))
         return outcome_of_poll(agent, answer)
+
+    def _answer(self, agent: AgentSpec, request: AgentRequest, number: int, answer: Any) -> AgentOutcome:
+        url = request.remote_url or ""
+        if location(agent.url, {"location": url}) is None:
+            return OutcomeUnknown("reply_invalid", f"{url} is not on the agent's host any more")
+        document = {"answer": answer, "question": number, "context": {"task_id": request.task_id, "step": request.step}}
+        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        keyed = replace(request, key=f"{request.key}:answer:{number}")
+        try:
+            return outcome_of_answer(agent, self._exchange("POST", agent, url, keyed, body))
+        except _NoSecret as error:
+            return OutcomeUnknown("agent_unusable", str(error))
+        except Broken as error:
+            return OutcomeUnknown("agent_timeout" if error.timed_out else "agent_down", str(error))
 
     def _look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
         url = (agent.lookup or "").replace("{key}", quote(request.key, safe=""))

@@ -15,8 +15,17 @@ from urllib.parse import urljoin, urlsplit
 
 from orchestrator.agents.transport import Answer
 from orchestrator.domain.agent import AgentSpec
-from orchestrator.domain.delegation import BY_EVENT, AgentOutcome, NotDone, OutcomeUnknown, Replied, StillRunning
+from orchestrator.domain.delegation import (
+    BY_EVENT,
+    AgentOutcome,
+    InputRequired,
+    NotDone,
+    OutcomeUnknown,
+    Replied,
+    StillRunning,
+)
 from orchestrator.domain.json_schema import schema_problem
+from orchestrator.domain.question import asking_problem
 from orchestrator.logs import mask
 
 DEFAULT_POLL = 1.0
@@ -159,9 +168,35 @@ def _of_document(agent: AgentSpec, answer: Answer, *, polled: bool) -> AgentOutc
             raise BadReply(f"not a JSON object but {type(document).__name__}")
         if polled and document.get("status") == "running":
             return StillRunning(None, retry_after(answer.headers) or DEFAULT_POLL)
+        if document.get("status") == "input_required" and document.get("question") is not None:
+            return _asked(agent, answer, document)
     except BadReply as error:
         return _unusable(error)
     return _meaning(agent, document, _beginning(answer.body))
+
+
+def _asked(agent: AgentSpec, answer: Answer, document: Mapping[str, Any]) -> InputRequired:
+    """What the agent asks a person."""
+    text, choices, schema, who = (document.get(name) for name in ("question", "choices", "schema", "who"))
+    if problem := asking_problem(text, choices, schema, who=who):
+        raise BadReply(f"what it asks cannot be asked: {problem}")
+    answer_url = None
+    if (given := document.get("answer_url")) is not None:
+        answer_url = location(agent.url, {"location": str(given)})
+        if answer_url is None:
+            raise BadReply("its answer_url is not on its own host")
+    return InputRequired(
+        mask(str(text).strip()), tuple(choices or ()), schema, who, answer_url, location(agent.url, answer.headers)
+    )
+
+
+def outcome_of_answer(agent: AgentSpec, answer: Answer) -> AgentOutcome:
+    """What an agent says to the answer to its question."""
+    if answer.status in {202, 204}:
+        return StillRunning(location(agent.url, answer.headers), retry_after(answer.headers) or DEFAULT_POLL)
+    if answer.status in {400, 422}:
+        return NotDone("answer_refused", describe(answer))
+    return outcome_of_poll(agent, answer)
 
 
 def _meaning(agent: AgentSpec, document: Mapping[str, Any], beginning: str) -> AgentOutcome:

@@ -136,9 +136,23 @@ class OutcomeUnknown:
 
 
 @dataclass(frozen=True, slots=True)
+class InputRequired:
+    """The agent has begun and asks a person something before it goes on (see `orchestrator.domain.question`)."""
+
+    question: str
+    choices: tuple[str, ...] = ()
+    schema: Mapping[str, Any] | None = None
+    who: str | None = None
+    answer_url: str | None = None
+    """Where the answer goes, on the agent's own host; None: to the job's address."""
+    remote_url: str | None = None
+    """The job's address, where this answer names it."""
+
+
+@dataclass(frozen=True, slots=True)
 class NeverReceived:
     """A look-up answered 404: the agent has never seen this key. Trusted only past the delegation's deadline."""
 
 
-AgentOutcome = Replied | StillRunning | NotDone | OutcomeUnknown
-LookupOutcome = Replied | StillRunning | NotDone | OutcomeUnknown | NeverReceived
+AgentOutcome = Replied | StillRunning | NotDone | OutcomeUnknown | InputRequired
+LookupOutcome = AgentOutcome | NeverReceived

@@ -146,6 +146,8 @@ class Settlement:
     remote_url: str | None = None
     parked: bool = False
     """Unknown for good: a person must say what became of it."""
+    deadline_at: datetime | None = None
+    """A new deadline; None: as before."""
     may_have_acted: bool = False
     """Whether this attempt may have acted although it is to be repeated, or failed: an undo has to find out."""
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import Cancel, Committed, Fail, GoOn, Settlement, StepCommit, Wait
+from orchestrator.domain.question import Question, QuestionState
 from orchestrator.flow.approval import approvals_for, wait_for_approvals
+from orchestrator.flow.asking_back import ask, in_hand, kept_by_step, question_of, send_answer
 from orchestrator.flow.delegate import (
     Exchange,
     exchange_with,
@@ -20,7 +22,7 @@ from orchestrator.flow.delegate import (
     next_exchange,
     started,
 )
-from orchestrator.flow.fan_out import begin_fan_out, conclude, join
+from orchestrator.flow.fan_out import begin_fan_out, is_under_way, join
 from orchestrator.flow.ports import AgentClient, Agents
 from orchestrator.flow.turn import StepResult, Turn, now
 from orchestrator.flow.waiting import wait_for_people
@@ -57,39 +59,56 @@ def carry_out(
     """
     if (wait := wait_for_approvals(turn)) is not None:
         return turn.end(StepCommit(wait))
-    if len(turn.delegations) > 1:
-        return join(turn, agents)
     while True:
         if committed is not None and committed.cancel_requested:
             return _take_back(turn, ours)
-        delegation = _next_open(turn)
+        if is_under_way(turn):
+            return join(turn, agents)
+        delegation, question = _next_open(turn)
         if delegation is None:
             break
+        if question is not None and question.state is QuestionState.OPEN:
+            return turn.end(StepCommit(_wait_for_answers(turn)))
         agent = agents.get(delegation.agent)
         if agent is None:
             reason = f"agents.yaml has no agent {delegation.agent!r} any more; put it back and retry the task"
             return turn.end(StepCommit(Fail("agent_unknown", reason)))
-        exchange = Exchange.SEND if delegation.index == ours else next_exchange(agent, delegation)
-        if exchange is Exchange.SEND and delegation.index != ours:
-            if turn.stopping():
-                return turn.hand_back()
-            committed = turn.write(StepCommit(GoOn(), starts=(started(delegation.index, agent, now()),)))
-            ours = delegation.index
-            continue
-        if exchange is Exchange.PARK:
-            verdict = found_unsendable(delegation)
+        if question is not None:
+            verdict = send_answer(turn, client, agent, delegation, question)
         else:
-            outcome = exchange_with(client, exchange, agent, delegation)
-            verdict = judge(agent, delegation, exchange, outcome, now())
+            exchange = Exchange.SEND if delegation.index == ours else next_exchange(agent, delegation)
+            if exchange is Exchange.SEND and delegation.index != ours:
+                if turn.stopping():
+                    return turn.hand_back()
+                committed = turn.write(StepCommit(GoOn(), starts=(started(delegation.index, agent, now()),)))
+                ours = delegation.index
+                continue
+            if exchange is Exchange.PARK:
+                verdict = found_unsendable(delegation)
+            else:
+                outcome = exchange_with(client, exchange, agent, delegation)
+                verdict = judge(agent, delegation, exchange, outcome, now())
+            if verdict.asks is not None:
+                ask(turn, delegation, verdict.asks)
         ours = None
-        turn.keep(verdict.settlement)
+        turn.keep(kept_by_step(turn, verdict).settlement)
+        if verdict.asks is not None:
+            return turn.end(StepCommit(_wait_for_answers(turn)))
         if isinstance(verdict.then, Wait):
             return turn.end(StepCommit(verdict.then))
-    return turn.end(StepCommit(conclude(turn, agents)))
+    return join(turn, agents)
 
 
-def _next_open(turn: Turn) -> Delegation | None:
-    return next((d for _, d in sorted(turn.delegations.items()) if not d.state.is_settled), None)
+def _next_open(turn: Turn) -> tuple[Delegation | None, Question | None]:
+    """The delegation to go on with and what its agent has asked; first those that wait for nobody's answer."""
+    found = [(one, question_of(turn, one)) for one in in_hand(turn)]
+    waiting = [pair for pair in found if pair[1] is not None and pair[1].state is QuestionState.OPEN]
+    return next((pair for pair in found if pair not in waiting), waiting[0] if waiting else (None, None))
+
+
+def _wait_for_answers(turn: Turn) -> Wait:
+    asked = [question for one in in_hand(turn) if (question := question_of(turn, one)) is not None]
+    return wait_for_people([one for one in asked if one.state is QuestionState.OPEN], same_step=True)
 
 
 def _take_back(turn: Turn, ours: int | None) -> StepResult:

@@ -16,7 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from orchestrator.domain.agent import AgentSpec
-from orchestrator.domain.delegation import BY_EVENT, Delegation, DelegationState, LookupOutcome
+from orchestrator.domain.delegation import (
+    BY_EVENT,
+    Delegation,
+    DelegationState,
+    InputRequired,
+    LookupOutcome,
+    OutcomeUnknown,
+)
 from orchestrator.domain.journal import Claim, GoOn, Lease, Settlement
 from orchestrator.domain.pointer import PointerError
 from orchestrator.domain.task import TaskState, WaitsFor
@@ -227,13 +234,18 @@ class Undo:
             told=delegation.told,
             compensates=undoes,
         )
+        outcome: LookupOutcome
         match exchange:
             case Exchange.POLL:
-                return self.client.poll(agent, request, delegation.remote_url or BY_EVENT)
+                outcome = self.client.poll(agent, request, delegation.remote_url or BY_EVENT)
             case Exchange.LOOK_UP:
-                return self.client.look_up(agent, request)
+                outcome = self.client.look_up(agent, request)
             case _:
-                return self.client.call(agent, request)
+                outcome = self.client.call(agent, request)
+        if isinstance(outcome, InputRequired):
+            # Nobody is asked any more: the task is being undone.
+            return OutcomeUnknown("agent_input_required", f"it asks: {outcome.question}")
+        return outcome
 
     def _write(self, commit: UndoCommit, attempt: int = 0) -> UndoCommitted:
         try:

@@ -21,6 +21,7 @@ from orchestrator.domain.delegation import (
     NOT_SENT,
     Delegation,
     DelegationState,
+    InputRequired,
     LookupOutcome,
     NeverReceived,
     NotDone,
@@ -74,6 +75,8 @@ class Verdict:
 
     settlement: Settlement
     then: Wait | Fail | None = None
+    asks: InputRequired | None = None
+    """What the agent wants to know of a person."""
 
 
 def judge(
@@ -91,6 +94,15 @@ def judge(
     match outcome:
         case Replied(output):
             return Verdict(Settlement(delegation.index, DelegationState.SUCCEEDED, reply=output))
+        case InputRequired(question, remote_url=remote_url):
+            # Nobody's time-out: a person is asked.
+            url = remote_url or delegation.remote_url or outcome.answer_url
+            details = {"agent": agent.name, "delegation": delegation.ref}
+            return Verdict(
+                Settlement(delegation.index, DelegationState.IN_FLIGHT, remote_url=url, parked=True),
+                Wait(WaitsFor.PERSON, None, details, reason=f"{agent.name} asks: {question}"),
+                outcome,
+            )
         case StillRunning(remote_url, retry_after):
             return _still_running(agent, delegation, remote_url or delegation.remote_url, retry_after, now)
         case NotDone() if exchange is Exchange.POLL and outcome.retryable:

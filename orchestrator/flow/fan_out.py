@@ -39,6 +39,12 @@ def join(turn: Turn, agents: Agents) -> StepResult:
     return turn.end(StepCommit(conclude(turn, agents)))
 
 
+def is_under_way(turn: Turn) -> bool:
+    """Whether a delegation of several goes on by itself, beside the step."""
+    delegations = list(turn.delegations.values())
+    return len(delegations) > 1 and any(_is_under_way(one, delegations, turn) for one in delegations)
+
+
 def conclude(turn: Turn, agents: Agents) -> Then:
     """What a step comes to once all its delegations have ended: failed by the task's policy, or gone on."""
     delegations = [delegation for _, delegation in sorted(turn.delegations.items())]

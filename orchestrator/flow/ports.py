@@ -323,6 +323,7 @@ class AgentRequest:
     taken over meanwhile, been told by the agent's look-up that the call was never received, and sent it."""
     reply_token: str | None = None
     """Sent along to an agent that replies by an event."""
+    remote_url: str | None = None
     told: Mapping[str, Any] | None = None
     """The reply that came as an event."""
     compensates: str | None = None
@@ -340,6 +341,9 @@ class AgentClient(Protocol):
 
     def look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
         """Ask the agent what became of ``request.key``; only where it declares ``lookup``."""
+
+    def answer(self, agent: AgentSpec, request: AgentRequest, number: int, answer: Any) -> AgentOutcome:
+        """Send the answer to the agent's ``number``-th question, from 1, to ``request.remote_url``."""
 
     def check(self, agent: AgentSpec) -> tuple[bool, str]:
         """Whether the agent's health address answers, and what it said."""

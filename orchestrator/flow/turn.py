@@ -204,6 +204,7 @@ class Turn:
             reply=settlement.reply,
             error_code=settlement.error_code,
             error=settlement.error,
+            parked=settlement.parked,
         )
 
     def forward(self) -> Then:

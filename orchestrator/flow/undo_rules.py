@@ -14,6 +14,7 @@ from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.delegation import (
     Delegation,
     DelegationState,
+    InputRequired,
     LookupOutcome,
     NeverReceived,
     NotDone,
@@ -74,6 +75,8 @@ def found_out(
             return Found(rest=_rest(agent, now + timedelta(seconds=1), detail))
         case StillRunning():
             return _still_open(agent, delegation, exchange, "agent_timeout", "it was still running", now)
+        case InputRequired(question):
+            return _still_open(agent, delegation, exchange, "agent_input_required", f"it asks: {question}", now)
         case NotDone() | OutcomeUnknown():
             return _still_open(agent, delegation, exchange, outcome.code, outcome.detail, now)
 

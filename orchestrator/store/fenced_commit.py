@@ -106,12 +106,13 @@ _START = text("""
 _SETTLE = text("""
     UPDATE delegations SET state = r.state, reply = nullif(r.reply, 'null'), error_code = r.error_code,
         error = r.error, remote_url = r.remote_url, parked = r.parked AND delegations.told IS NULL,
+        deadline_at = coalesce(r.deadline_at, delegations.deadline_at),
         finished_at = CASE WHEN r.state IN ('succeeded', 'failed') THEN now() END,
         may_have_acted = (delegations.may_have_acted OR r.may_have_acted OR r.state = 'unknown')
             AND r.error_code IS DISTINCT FROM 'agent_never_received'
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
         AS r(index int, state text, reply jsonb, error_code text, error text, remote_url text, parked boolean,
-             may_have_acted boolean)
+             may_have_acted boolean, deadline_at timestamptz)
     WHERE delegations.task_id = :task_id AND delegations.step_number = :step AND delegations.index = r.index
 """)
 

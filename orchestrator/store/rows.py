@@ -239,6 +239,7 @@ def settlement_to_json(settlement: Settlement) -> dict[str, Any]:
         "remote_url": settlement.remote_url,
         "parked": settlement.parked,
         "may_have_acted": settlement.may_have_acted,
+        "deadline_at": None if settlement.deadline_at is None else settlement.deadline_at.isoformat(),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import redis
 from sqlalchemy import text
 
-from tests.support.agents import ScriptedAgent
+from tests.support.agents import ScriptedAgent, job, poll
 from tests.support.documents import commands, save_files, type_in
 from tests.support.processes import wait_for
 from tests.support.system import System
@@ -138,3 +138,25 @@ def test_an_agent_that_replies_by_an_event_with_everything_killed_in_between(
     system.wait_for_state("house-7", "completed")
     assert system.data("house-7") == {"appraised_value": "410000 EUR"}
     assert len(scripted_agent.ledger().posts("/appraise")) == 1
+
+
+def test_an_agent_that_asks_back_with_the_worker_killed_before_the_answer(
+    system: System, scripted_agent: ScriptedAgent
+) -> None:
+    body = {"status": "input_required", "question": "Which account?", "choices": ["Main", "Savings"]}
+    asks = {"status": 200, "body": {**body, "answer_url": "/answers"}}
+    url = scripted_agent.script("/pay", job(asks, poll("succeeded", {"payment_id": "P-1"})))
+    scripted_agent.script("/answers", {"status": 202, "body": {}})
+    system.use_agents({"name": "pay", "description": "Pays.", "url": url, "provides": ["payment_id"]})
+    worker = system.start_one("worker")
+    system.start("bridge", "beat")
+    system.produce_task("pay-1", required_fields=["payment_id"])
+    wait_for(lambda: system.store.questions(task_id="pay-1"), what="the agent's question", timeout=60)
+    worker.kill()
+    with redis.Redis.from_url(system.env["REDIS_URL"]) as broker:
+        broker.flushdb()
+    type_in("orchestrator task answer pay-1 --choice Savings", system.folder, system.env)
+    system.start("worker")
+    system.wait_for_state("pay-1", "completed")
+    (told,) = scripted_agent.ledger().posts("/answers")
+    assert told.body["answer"] == "Savings"

@@ -1,0 +1,96 @@
+"""Agents that ask back: a job that needs a person's word becomes a question, and the answer goes to the agent.
+
+The step itself carries such a call on; of several calls, once the others have ended. An answer is sent under a key of
+its own, the same however often, and the agent's time begins anew with it: what a person took is not the agent's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.delegation import AgentOutcome, Delegation, DelegationState, InputRequired, NotDone
+from orchestrator.domain.delegation import OutcomeUnknown as Unknown
+from orchestrator.domain.question import MAX_TEXT, Question, QuestionKind, QuestionState
+from orchestrator.flow.delegate import Exchange, Verdict, judge
+from orchestrator.flow.ports import AgentClient, AgentRequest
+from orchestrator.flow.turn import Turn, now
+
+ANSWER_REFUSED = "answer_refused"
+
+
+def in_hand(turn: Turn) -> list[Delegation]:
+    """The delegations that the step carries out itself: its only one, or of several those that have asked back."""
+    open_ones = [one for _, one in sorted(turn.delegations.items()) if not one.state.is_settled]
+    if len(turn.delegations) == 1:
+        return open_ones
+    return [one for one in open_ones if one.parked and one.state is DelegationState.IN_FLIGHT]
+
+
+def question_of(turn: Turn, delegation: Delegation) -> Question | None:
+    """What its agent has asked and has not been told yet."""
+    wanted = {QuestionState.OPEN, QuestionState.ANSWERED}
+    return next((one for one in _questions(turn, delegation) if one.state in wanted), None)
+
+
+def ask(turn: Turn, delegation: Delegation, asked: InputRequired) -> None:
+    """Ask a person what the agent wants to know; written with the next commit."""
+    number = len(_questions(turn, delegation)) + 1
+    turn.ask(
+        Question(
+            ref=f"{delegation.ref}.{number}",
+            kind=QuestionKind.AGENT,
+            step=delegation.step,
+            text=asked.question,
+            asked_at=now(),
+            index=delegation.index,
+            choices=asked.choices,
+            schema=asked.schema,
+            who=asked.who,
+            answer_url=asked.answer_url,
+        )
+    )
+
+
+def send_answer(
+    turn: Turn, client: AgentClient, agent: AgentSpec, delegation: Delegation, question: Question
+) -> Verdict:
+    """Tell the agent what a person answered, and judge what it says to that."""
+    url = question.answer_url or delegation.remote_url or agent.url
+    number = len(_questions(turn, delegation))
+    request = AgentRequest(
+        delegation.task_id, delegation.step, delegation.key, delegation.task, delegation.arguments, remote_url=url
+    )
+    outcome: AgentOutcome = client.answer(agent, request, number, question.answer)
+    if isinstance(outcome, NotDone) and outcome.code == ANSWER_REFUSED:
+        text = f"{question.text} (The agent did not take {question.answer!r}: {outcome.detail})"[:MAX_TEXT]
+        outcome = InputRequired(text, question.choices, question.schema, question.who, question.answer_url)
+    begun_anew = (question.answered_at or now()) + timedelta(seconds=agent.timeout.total)
+    verdict = judge(agent, replace(delegation, deadline_at=begun_anew), Exchange.POLL, outcome, now())
+    if verdict.settlement.state is DelegationState.IN_FLIGHT and _must_be_sent_again(outcome):
+        return verdict
+    turn.ask(replace(question, state=QuestionState.SETTLED))
+    if isinstance(outcome, InputRequired):
+        ask(turn, delegation, outcome)
+    return replace(verdict, settlement=replace(verdict.settlement, deadline_at=begun_anew))
+
+
+def kept_by_step(turn: Turn, verdict: Verdict) -> Verdict:
+    """The verdict as the step writes it: of several calls, one that goes on stays the step's own."""
+    in_flight = verdict.settlement.state is DelegationState.IN_FLIGHT
+    parked = verdict.settlement.parked or (in_flight and len(turn.delegations) > 1)
+    return replace(verdict, settlement=replace(verdict.settlement, parked=parked))
+
+
+def _must_be_sent_again(outcome: AgentOutcome) -> bool:
+    return isinstance(outcome, Unknown) or (isinstance(outcome, NotDone) and outcome.retryable)
+
+
+def _questions(turn: Turn, delegation: Delegation) -> Sequence[Question]:
+    return [
+        one
+        for one in turn.questions.values()
+        if one.kind is QuestionKind.AGENT and (one.step, one.index) == (delegation.step, delegation.index)
+    ]

@@ -1,0 +1,136 @@
+"""Agents that ask a person in the middle of their work, and are told the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.agent import AgentTimeout
+from orchestrator.domain.delegation import DelegationState
+from orchestrator.domain.task import WaitsFor
+from orchestrator.errors import AnswerRefused
+from tests.support.agents import Answer, job, poll, problem, reply
+from tests.support.stack import wait_for
+from tests.support.step_world import World, call
+
+TAKEN: Answer = {"status": 202, "body": {}}
+
+
+def asks(question: str = "Which account?", **parts: Any) -> Answer:
+    body = {"status": "input_required", "question": question, "answer_url": "/answers", **parts}
+    return {"status": 200, "body": body}
+
+
+def answer(world: World, value: Any, ref: str | None = None) -> None:
+    world.store.answer("t-1", ref, value, who="ann", why="")
+
+
+def test_the_answer_goes_to_the_agent_and_its_work_goes_on(world: World) -> None:
+    schema = {"type": "object", "properties": {"iban": {"type": "string", "minLength": 10}}, "required": ["iban"]}
+    world.add_agent("pay", job(asks(schema=schema, who="treasury"), poll("succeeded", {"pay": "P-1"}), retry_after=0))
+    world.agent.script("/answers", TAKEN)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    assert world.store.task("t-1").waits_for is WaitsFor.PERSON
+    (asked,) = world.store.questions(who="treasury")
+    assert (asked.question.ref, asked.question.kind, asked.question.text) == ("1.0.1", "agent", "Which account?")
+    assert asked.agent == "pay"
+    with pytest.raises(AnswerRefused, match="too short"):
+        answer(world, {"iban": "DE"})
+    assert world.agent.ledger().posts("/answers") == []
+    answer(world, {"iban": "DE02120300000000202051"})
+    world.run_until_it_moves_on()
+    assert world.data() == {"pay": "P-1"}
+    (told,) = world.agent.ledger().posts("/answers")
+    assert told.body["answer"] == {"iban": "DE02120300000000202051"}
+    assert told.body["question"] == 1
+    (sent,) = world.agent.ledger().posts("/pay")
+    assert told.key == f"{sent.key}:answer:1"
+
+
+def test_a_person_may_take_longer_than_the_agents_own_time(world: World) -> None:
+    world.add_agent("pay", job(asks(), poll("succeeded", {"pay": 1}), retry_after=0), timeout=AgentTimeout(1, 1, 2))
+    world.agent.script("/answers", TAKEN)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    world.sql("UPDATE delegations SET deadline_at = now() - interval '1 hour'")
+    answer(world, "the first")
+    world.run_until_it_moves_on()
+    assert world.data() == {"pay": 1}
+
+
+def test_an_answer_that_the_agent_does_not_take_is_asked_for_again(world: World) -> None:
+    world.add_agent("pay", job(asks(), asks(), poll("succeeded", {"pay": 1}), retry_after=0))
+    world.agent.script("/answers", problem(422, "No such account"), TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+    assert world.run().outcome == "waiting"
+    (again,) = world.store.questions()
+    assert again.question.ref == "1.0.2"
+    assert "did not take 'the first'" in again.question.text and "No such account" in again.question.text
+    answer(world, "the second")
+    world.run()
+    assert [one.body["question"] for one in world.agent.ledger().posts("/answers")] == [1, 2]
+
+
+def test_an_answer_whose_way_was_cut_is_sent_again_under_its_key(world: World) -> None:
+    world.add_agent("pay", job(asks(), poll("succeeded", {"pay": 1}), retry_after=0))
+    world.agent.script("/answers", {**TAKEN, "drop": "after"}, TAKEN)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+    world.run_until_it_moves_on()
+    assert world.data() == {"pay": 1}
+    keys = [one.key for one in world.agent.ledger().posts("/answers")]
+    assert len(keys) == 2 and len(set(keys)) == 1
+    assert world.agent.ledger().effects[keys[0]] == 1
+
+
+def test_an_agent_may_ask_at_once_and_give_its_result_for_the_answer(world: World) -> None:
+    world.add_agent("pay", asks(choices=["yes", "no"]))
+    world.agent.script("/answers", reply({"pay": "P-9"}))
+    world.submit("pay")
+    world.answers = [call("pay")]
+    assert world.run().outcome == "waiting"
+    answer(world, "yes")
+    assert world.run().outcome == "completed"
+
+
+def test_of_several_calls_the_one_that_asks_back_waits_for_its_answer(world: World) -> None:
+    world.add_agent("pay", job(asks(), retry_after=0))
+    world.add_agent("look", reply({"look": 1}))
+    world.agent.script("/answers", reply({"pay": "P-9"}))
+    world.submit("pay", "look")
+    world.answers = [call("pay", "look")]
+    world.run_until_it_moves_on()
+    assert world.store.task("t-1").waits_for is WaitsFor.PERSON
+    (asked,) = wait_for(lambda: world.store.questions(), what="the question")
+    assert asked.question.ref == "1.0.1"
+    answer(world, "the first")
+    assert world.run().outcome == "completed"
+    assert world.data() == {"pay": "P-9", "look": 1}
+
+
+@pytest.mark.parametrize(
+    "parts", [{"schema": {"$ref": "http://a.example"}}, {"answer_url": "http://elsewhere.example/x"}, {"choices": "no"}]
+)
+def test_what_cannot_be_asked_fails_the_call(world: World, parts: dict[str, Any]) -> None:
+    world.add_agent("pay", asks(**parts))
+    world.submit("pay")
+    world.answers = [call("pay")]
+    assert world.run().detail.startswith("reply_invalid: ")
+
+
+def test_without_a_question_it_has_ended(world: World) -> None:
+    world.add_agent("pay", job(poll("input_required", detail="an account"), retry_after=0))
+    world.submit("pay")
+    world.answers = [call("pay")]
+    assert world.run_until_it_moves_on().detail.startswith("agent_input_required: ")
+    (entry,) = world.store.history("t-1")
+    assert entry.delegations[0].state is DelegationState.FAILED
