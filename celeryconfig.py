@@ -46,6 +46,7 @@ task_routes = {
     _names.RESUME: {"queue": _names.CONTROL_QUEUE, "priority": 0},
     _names.RESTART: {"queue": _names.CONTROL_QUEUE, "priority": 0},
     _names.ANSWER: {"queue": _names.CONTROL_QUEUE, "priority": 0},
+    _names.PRUNE: {"queue": _names.CONTROL_QUEUE},
     _names.SWEEP: {"queue": _names.CONTROL_QUEUE, "priority": 0},
 }
 task_create_missing_queues = False  # a misspelt queue is an error, not a place where steps vanish
@@ -70,7 +71,9 @@ beat_schedule = {
         "task": _names.SWEEP,
         "schedule": _settings.sweep_interval,
         "options": {"expires": max(10.0, 3 * _settings.sweep_interval), "priority": 0},  # piled up they are worth one
-    }
+    },
+    # Old rows, a minute's worth at a time: a day of traffic is removed within the day.
+    "prune": {"task": _names.PRUNE, "schedule": 600.0, "options": {"expires": 600.0}},
 }
-beat_scheduler = "celery.beat:Scheduler"  # one interval needs no file to remember it by
+beat_scheduler = "celery.beat:Scheduler"  # intervals need no file to remember them by
 beat_max_loop_interval = max(0.1, _settings.sweep_interval)  # look as often as the schedule can be due

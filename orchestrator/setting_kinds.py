@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field
 
 Seconds = Annotated[float, Field(gt=0)]
+Days = Annotated[float, Field(ge=0, le=36_500)]
 
 
 def _comma_list(value: Any) -> Any:

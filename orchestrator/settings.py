@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 
 from orchestrator.domain.turns import TurnRules
 from orchestrator.errors import ConfigurationError
-from orchestrator.setting_kinds import CommaList, Seconds, TenantTasks
+from orchestrator.setting_kinds import CommaList, Days, Seconds, TenantTasks
 from orchestrator.settings_checks import check_together, secret_texts
 from orchestrator.settings_source import problem_text, read_values
 
@@ -276,6 +276,15 @@ class Settings(BaseModel):
         doc="Most tasks in flight by tenant: `*=200,acme=500`; `*` are all tenants not named. Empty: no cap.",
     )
 
+    # -- retention
+    keep_tasks: Days = _setting("ORCHESTRATOR_KEEP_TASKS", 90.0, doc="Days an ended task is kept; 0: for ever.")
+    keep_inbox: Days = _setting(
+        "ORCHESTRATOR_KEEP_INBOX", 90.0, doc="Days a record is recognised that comes again: longer than Kafka keeps it."
+    )
+    keep_updates: Days = _setting("ORCHESTRATOR_KEEP_UPDATES", 30.0, doc="Days a published update is kept.")
+    keep_dead_letters: Days = _setting("ORCHESTRATOR_KEEP_DEAD_LETTERS", 90.0, doc="Days a dead letter is kept.")
+    keep_audit: Days = _setting("ORCHESTRATOR_KEEP_AUDIT", 730.0, doc="Days it is known what people did.")
+
     # -- processes
     concurrency: int = _setting(
         "ORCHESTRATOR_CONCURRENCY", 50, doc="Steps a worker runs at once (threads).", ge=1, le=10_000
@@ -283,8 +292,7 @@ class Settings(BaseModel):
     stop_period: Seconds = _setting(
         "ORCHESTRATOR_STOP_PERIOD",
         8.0,
-        doc="Seconds after SIGTERM by which a worker has ended. Calls in flight may end until shortly before; what "
-        "still runs then is handed back to other workers. Keep it below your supervisor's patience (Docker: 10 s).",
+        doc="Seconds after SIGTERM by which a worker ends, handing back what still runs.",
     )
     database_pool: int = _setting(
         "ORCHESTRATOR_DATABASE_POOL", 20, doc="PostgreSQL connections a process may open.", ge=1, le=1_000
@@ -305,11 +313,7 @@ class Settings(BaseModel):
     log_format: Literal["text", "json"] = _setting(
         "ORCHESTRATOR_LOG_FORMAT", "text", doc="Lines for people, or one JSON object a line."
     )
-    faults: str | None = _setting(
-        "ORCHESTRATOR_FAULTS",
-        None,
-        doc="For tests only: lets a process die or pause at named places (`orchestrator/fault_points.py`).",
-    )
+    faults: str | None = _setting("ORCHESTRATOR_FAULTS", None, doc="For tests only: where a process dies or pauses.")
     faults_folder: Path | None = _setting(
         "ORCHESTRATOR_FAULTS_FOLDER", None, doc="For tests only: where fired faults leave their marks."
     )

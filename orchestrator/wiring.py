@@ -27,6 +27,7 @@ from orchestrator.flow.control import Control
 from orchestrator.flow.delegation_run import DelegationRunner
 from orchestrator.flow.ports import Planner
 from orchestrator.flow.resolve import Resolver
+from orchestrator.flow.retention import Kept, Retention
 from orchestrator.flow.step import StepLimits, StepRunner
 from orchestrator.flow.sweep import Sweep, SweepLimits
 from orchestrator.settings import Settings, get_settings
@@ -94,6 +95,18 @@ def build_by_hand(settings: Settings, store: PostgresStore) -> ByHand:
 def build_answers(settings: Settings, store: PostgresStore) -> Answers:
     """What people answer to tasks."""
     return Answers(store, build_dispatcher(settings))
+
+
+def build_retention(settings: Settings, store: PostgresStore) -> Retention:
+    """What is removed when it is old; 0 days keep it for ever."""
+    days = {
+        Kept.TASKS: settings.keep_tasks,
+        Kept.INBOX: settings.keep_inbox,
+        Kept.UPDATES: settings.keep_updates,
+        Kept.DEAD_LETTERS: settings.keep_dead_letters,
+        Kept.AUDIT: settings.keep_audit,
+    }
+    return Retention(store, {kept: timedelta(days=number) for kept, number in days.items() if number})
 
 
 def broker_info(settings: Settings) -> Mapping[str, Any]:
@@ -197,6 +210,7 @@ class WorkerParts:
     sweep: Sweep
     control: Control
     drain: Drain
+    retention: Retention
     answers: Answers
 
     def close(self) -> None:
@@ -292,6 +306,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         sweep=sweep,
         control=build_control(settings, store),
         drain=drain,
+        retention=build_retention(settings, store),
         answers=build_answers(settings, store),
     )
 

@@ -47,3 +47,20 @@ def current(out: Output) -> int:
         out.line(("not up to date", "red"), f": the tables are at {version or 'nothing'}, this program needs {wanted}")
         out.note("  → orchestrator db upgrade")
     return 0 if version == wanted else FAILED
+
+
+@db.command(examples=["db prune", "db prune --json"])
+@pass_output
+def prune(out: Output) -> None:
+    """Remove what is old and done.
+
+    How old is for the settings ORCHESTRATOR_KEEP_… to say. Workers do so every ten minutes by themselves. It goes in
+    small batches: nothing that runs waits for it.
+    """
+    with parts.retention() as retention:
+        removed = retention.run()
+    if out.as_json:
+        out.document({"removed": {kept.value: count for kept, count in removed.items()}})
+        return
+    for kept, count in removed.items():
+        out.line(f"{kept.value.replace('_', ' ')}: ", (f"{count} removed", "yellow" if count else "dim"))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore
     from orchestrator.flow.question_port import QuestionStore
     from orchestrator.flow.resolve import Resolver
+    from orchestrator.flow.retention import Retention
     from orchestrator.flow.sweep import SweepStore
     from orchestrator.kafka.health import BridgeGroup
     from orchestrator.settings import Settings
@@ -156,6 +157,18 @@ def question_store() -> Iterator[QuestionStore]:
 
     with wiring.closing_store(settings()) as found:
         yield found
+
+
+@contextmanager
+def retention() -> Iterator[Retention]:
+    """What removes old rows."""
+    from orchestrator import wiring
+
+    found = wiring.build_store(settings())
+    try:
+        yield wiring.build_retention(settings(), found)
+    finally:
+        found.close()
 
 
 @contextmanager

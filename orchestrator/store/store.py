@@ -16,6 +16,7 @@ from orchestrator.store.outbox import OutboxPart
 from orchestrator.store.questions import QuestionPart
 from orchestrator.store.read import ReadPart
 from orchestrator.store.resolve import ResolvePart
+from orchestrator.store.retention import RetentionPart
 from orchestrator.store.steps import StepPart
 from orchestrator.store.sweep import SweepPart
 from orchestrator.store.undo import UndoPart
@@ -29,6 +30,7 @@ class PostgresStore(
     ByHandPart,
     ResolvePart,
     OffsetsPart,
+    RetentionPart,
     ReadPart,
     OfferPart,
     DeadLetterPart,

@@ -29,6 +29,9 @@ ANSWER = "orchestrator.answer"
 SWEEP = "orchestrator.sweep"
 """Ring what should move and does not."""
 
+PRUNE = "orchestrator.prune"
+"""Remove what is old and done."""
+
 STEPS_QUEUE = "steps"
 LATER_QUEUE = "steps-later"
 """Steps of tenants who have their share under way already; of each urgency served after ``steps``."""

@@ -25,11 +25,14 @@ from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
 from orchestrator.worker.chain import append_successor
-from orchestrator.worker.names import ANSWER, CANCEL, DELEGATE, PAUSE, RESTART, RESUME, RETRY, STEP, SWEEP, UNDO
+from orchestrator.worker.names import ANSWER, CANCEL, DELEGATE, PAUSE, PRUNE, RESTART, RESUME, RETRY, STEP, SWEEP, UNDO
 
 log = logging.getLogger(__name__)
 
 _LONGEST_RESULT = 500
+
+PRUNE_SECONDS = 60.0
+"""How long one removal of old rows may take a worker's thread; it comes again every ten minutes."""
 
 
 class StepTask(Task):  # type: ignore[misc]  # celery ships no types
@@ -200,6 +203,17 @@ def sweep() -> str:
         log.warning("sweep.postponed", extra={"why": str(error)})
         return _text("postponed", str(error))
     return f"rung {result.dispatched}, expired events {result.expired_events}"
+
+
+@app.task(name=PRUNE, send_events=False)  # type: ignore[untyped-decorator]  # celery ships no types
+def prune() -> str:
+    """Remove what is old and done, for a while; what is left over is removed the next time."""
+    try:
+        removed = worker_parts().retention.run(PRUNE_SECONDS)
+    except StoreUnavailable as error:
+        log.warning("retention.postponed", extra={"why": str(error)})
+        return _text("postponed", str(error))
+    return ", ".join(f"{kept.value} {count}" for kept, count in removed.items())
 
 
 def _ring(doorbells: Sequence[Dispatch]) -> None:

@@ -97,7 +97,7 @@ def test_the_document_is_true() -> None:
 def test_the_promised_commands_are_there() -> None:
     promised = {
         "dev": "",
-        "db": "upgrade current",
+        "db": "upgrade current prune",
         "task": "submit list show watch explain questions answer approve decline "
         "retry rerun skip cancel undo restart pause resume resolve event",
         "agent": "list check",

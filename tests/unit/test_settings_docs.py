@@ -46,6 +46,7 @@ HEADINGS = {
     "tasks": "Bounds of a task",
     "leases and recovery": "Leases and recovery",
     "turns": "Turns: ageing and tenants",
+    "retention": "How long things are kept",
     "processes": "Processes, logs, Flower",
 }
 
