@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from tests.support.agents import ScriptedAgent, job, poll
 from tests.support.documents import commands, save_files, type_in
+from tests.support.llm import LlmServer, says, tool
 from tests.support.processes import wait_for
 from tests.support.system import System
 
@@ -87,7 +88,7 @@ def test_delays_and_deadlines_by_the_guide(system: System) -> None:
     save_files("docs/waiting.md", system.folder, {})
     system.env["ORCHESTRATOR_EVENTS"] = str(system.folder / "events.yaml")
     system.start("bridge", "worker", "beat")
-    later, shown, cancel, dated = commands("docs/delays.md")
+    later, shown, cancel, dated = commands("docs/delays-and-late-answers.md")
     type_in(later, system.folder, system.env)
     system.wait_for_state("report-1", "received")
     assert "begins " in type_in(shown, system.folder, system.env)
@@ -160,3 +161,26 @@ def test_an_agent_that_asks_back_with_the_worker_killed_before_the_answer(
     system.wait_for_state("pay-1", "completed")
     (told,) = scripted_agent.ledger().posts("/answers")
     assert told.body["answer"] == "Savings"
+
+
+def test_a_model_asks_a_person_who_answers_by_a_celery_task(system: System, llm_server: LlmServer) -> None:
+    system.env |= {
+        "ORCHESTRATOR_MODEL": "openai:gpt-test",
+        "OPENAI_BASE_URL": llm_server.api_url,
+        "OPENAI_API_KEY": "sk-test-1234567890",
+    }
+    asked = tool(
+        "ask_human", question="Which terms?", choices=["Net 30", "Net 60"], field="terms", who="sales", reason="r"
+    )
+    llm_server.script(says(tool("ask_human", question="Which terms?", choices=["one"], reason="r")), says(asked))
+    system.start("bridge", "beat", "worker")
+    system.produce_task("terms-1", required_fields=["terms"])
+    (found,) = wait_for(lambda: system.store.questions(task_id="terms-1"), what="the question", timeout=60)
+    assert (found.question.who, found.question.choices) == ("sales", ("Net 30", "Net 60"))
+    updates = [update for update in system.read("task-updates", 2) if update["state"] == "waiting"]
+    assert updates[-1]["questions"][0]["fields"] == ["terms"]
+    kwargs = '{"task_id": "terms-1", "choice": 2}'
+    type_in(f"celery -A orchestrator call orchestrator.answer --kwargs '{kwargs}'", system.folder, system.env)
+    system.wait_for_state("terms-1", "completed")
+    assert system.data("terms-1") == {"terms": "Net 60"}
+    assert system.store.context("terms-1").origins["terms"].kind == "person"
