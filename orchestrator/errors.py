@@ -16,7 +16,8 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     │   ├── DispatchFailed          the Celery broker did not take a message (the sweep sends it again)
     │   ├── KafkaUnavailable        the Kafka broker cannot be reached or did not confirm
     │   ├── PlannerUnavailable      the model's provider is away, slow or limits our rate
-    │   └── NewerJournal            a newer version wrote what this one does not know: left to a newer worker
+    │   ├── NewerJournal            a newer version wrote what this one does not know: left to a newer worker
+    │   └── AtCapacity              our own limits let no further question to the model through just now
     ├── PermanentError              trying the same again cannot help
     │   ├── InvalidMessage          a record is not a message: it becomes a dead letter
     │   ├── TooManyBadRecords       a flood of records that are no messages: the bridge stops rather than go on
@@ -141,6 +142,12 @@ class NewerJournal(RetryableError):
     """A task's journal holds values of a newer version; nothing was changed, a worker of that version goes on."""
 
     code = "newer_journal"
+
+
+class AtCapacity(RetryableError):
+    """As many questions are with the model, or went there of late, as our settings allow; none was asked."""
+
+    code = "model_at_capacity"
 
 
 class PermanentError(OrchestratorError):

@@ -7,6 +7,12 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 
+
+def setting(name: str, default: Any = ..., *, doc: str, **constraints: Any) -> Any:
+    """A field read from the environment as ``name``; ``doc`` is its line in docs/settings.md."""
+    return Field(default, alias=name, description=doc, **constraints)
+
+
 Seconds = Annotated[float, Field(gt=0)]
 Days = Annotated[float, Field(ge=0, le=36_500)]
 
@@ -35,7 +41,11 @@ def _by_name(value: Any) -> Any:
     return found
 
 
-TenantTasks = Annotated[dict[str, Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(_by_name)]
+Counts = Annotated[dict[str, Annotated[int, Field(ge=1, le=1_000_000)]], BeforeValidator(_by_name)]
+"""Numbers by name; ``*`` is every other."""
+
+Rates = Annotated[dict[str, Annotated[float, Field(gt=0, le=1_000_000)]], BeforeValidator(_by_name)]
+"""Numbers a second by name; ``*`` is every other."""
 
 
 def check_database_url(url: str) -> None:

@@ -13,23 +13,19 @@ from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import ConfigDict, SecretStr, ValidationError, model_validator
 
-from orchestrator.domain.turns import TurnRules
 from orchestrator.errors import ConfigurationError
-from orchestrator.setting_kinds import CommaList, Days, Seconds, TenantTasks
+from orchestrator.setting_kinds import CommaList, Days, Seconds
+from orchestrator.setting_kinds import setting as _setting
 from orchestrator.settings_checks import check_together, secret_texts
 from orchestrator.settings_source import problem_text, read_values
+from orchestrator.settings_turns import TurnSettings
 
 
-def _setting(name: str, default: Any = ..., *, doc: str, **constraints: Any) -> Any:
-    """A field read from the environment as ``name``; ``doc`` is its line in docs/settings.md."""
-    return Field(default, alias=name, description=doc, **constraints)
-
-
-class Settings(BaseModel):
+class Settings(TurnSettings):
     """All settings of all processes. Fields are grouped as they are documented in docs/settings.md."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=False, hide_input_in_errors=True)
@@ -260,22 +256,6 @@ class Settings(BaseModel):
         ge=1,
     )
 
-    # -- turns
-    ageing: Seconds = _setting(
-        "ORCHESTRATOR_AGEING", 60.0, doc="Seconds of waiting for its turn that make a task one priority more urgent."
-    )
-    tenant_share: int = _setting(
-        "ORCHESTRATOR_TENANT_SHARE",
-        10,
-        doc="Tasks in flight of one tenant that go before what other tenants have beyond theirs.",
-        ge=1,
-    )
-    tenant_tasks: TenantTasks = _setting(
-        "ORCHESTRATOR_TENANT_TASKS",
-        {},
-        doc="Most tasks in flight by tenant: `*=200,acme=500`; `*` are all tenants not named. Empty: no cap.",
-    )
-
     # -- retention
     keep_tasks: Days = _setting("ORCHESTRATOR_KEEP_TASKS", 90.0, doc="Days an ended task is kept; 0: for ever.")
     keep_inbox: Days = _setting(
@@ -352,12 +332,6 @@ class Settings(BaseModel):
     def stall_for(self) -> timedelta:
         """`stall` as a timedelta."""
         return timedelta(seconds=self.stall)
-
-    @property
-    def turn_rules(self) -> TurnRules:
-        """Ageing, shares and caps."""
-        named = dict(self.tenant_tasks)
-        return TurnRules(timedelta(seconds=self.ageing), self.tenant_share, named.pop("*", None), named)
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret value in use, for masking in logs; passwords inside URLs included."""

@@ -18,6 +18,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.budget import Budget
+from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.limits import Limited, LimitState
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import PartialFailure
 from orchestrator.errors import StoreUnavailable
@@ -25,6 +27,7 @@ from orchestrator.flow.answer import Answers
 from orchestrator.flow.by_hand import ByHand
 from orchestrator.flow.control import Control
 from orchestrator.flow.delegation_run import DelegationRunner
+from orchestrator.flow.limits import LimitedPlanner, Limits, Wake
 from orchestrator.flow.ports import Planner
 from orchestrator.flow.resolve import Resolver
 from orchestrator.flow.retention import Kept, Retention
@@ -34,6 +37,7 @@ from orchestrator.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from orchestrator.agents import EventTypeRegistry, HttpAgentClient, Registry
+    from orchestrator.limits import SharedLimits
     from orchestrator.store import PostgresStore
     from orchestrator.worker.dispatcher import CeleryDispatcher
     from orchestrator.worker.drain import Drain
@@ -151,11 +155,49 @@ def default_budget(settings: Settings) -> Budget:
     )
 
 
-def build_planner(settings: Settings) -> Planner:
+def build_limits(settings: Settings, wake: Wake) -> SharedLimits:
+    """Caps, rates and breakers in Redis; connects when first used."""
+    from orchestrator.limits import BreakerRules, SharedLimits, connect
+    from orchestrator.worker.broker import broker_tls, broker_url
+
+    password = settings.redis_sentinel_password
+    client = connect(
+        broker_url(settings),
+        tls=broker_tls(settings),
+        master=settings.redis_sentinel_master,
+        sentinel_password=None if password is None else password.get_secret_value(),
+        connections=max(256, 2 * settings.concurrency),
+    )
+    breaker = BreakerRules(settings.breaker_failures, settings.breaker_pause, settings.breaker_patience)
+    return SharedLimits(client, settings.redis_key_prefix, settings.lease_for, breaker, wake)
+
+
+def limited_model(settings: Settings, model: str) -> Limited:
+    """A model as the limits see it, by the settings for its name, else those for all others."""
+    return Limited(
+        "model",
+        model,
+        settings.model_concurrency.get(model, settings.model_concurrency.get("*")),
+        settings.model_rate.get(model, settings.model_rate.get("*")),
+    )
+
+
+def limit_states(settings: Settings, names: Sequence[Limited]) -> Sequence[LimitState] | None:
+    """How it stands with each; None where Redis does not answer."""
+    limits = build_limits(settings, lambda _: None)
+    try:
+        return limits.look(names)
+    finally:
+        limits.stop()
+
+
+def build_planner(settings: Settings, limits: Limits | None = None) -> Planner:
     """The planner of the settings. Raises `ConfigurationError` where its key or package is missing."""
     from orchestrator.llm.factory import make_planner
 
-    return make_planner(settings)
+    if limits is None:
+        return make_planner(settings)
+    return make_planner(settings, lambda model, one: LimitedPlanner(one, limits, limited_model(settings, model)))
 
 
 def check_database(settings: Settings) -> None:
@@ -204,6 +246,7 @@ class WorkerParts:
     heartbeat: Heartbeat
     client: HttpAgentClient
     planner: Planner
+    limits: SharedLimits
     runner: StepRunner
     delegations: DelegationRunner
     dispatcher: CeleryDispatcher
@@ -216,6 +259,7 @@ class WorkerParts:
     def close(self) -> None:
         """Close connections and end the heartbeat."""
         self.heartbeat.stop()
+        self.limits.stop()
         self.client.close()
         if close := getattr(self.planner, "close", None):
             close()
@@ -242,7 +286,13 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
     from orchestrator.worker.leases import Heartbeat
 
     store = build_store(settings, "orchestrator-worker")
-    planner = build_planner(settings)
+    dispatcher = build_dispatcher(settings)
+
+    def wake(waiters: Sequence[Dispatch]) -> None:
+        dispatcher.dispatch(store.wake(waiters))
+
+    calls = build_limits(settings, wake)
+    planner = build_planner(settings, calls)
     if prepare := getattr(planner, "prepare", None):
         prepare()
     client = build_agent_client(settings)
@@ -264,7 +314,6 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         fan_out_at_once=settings.fan_out_at_once,
         partial_failure=PartialFailure(settings.partial_failure),
     )
-    dispatcher = build_dispatcher(settings)
     drain = Drain(store, dispatcher, heartbeat.held, settings.stop_period)
     runner = StepRunner(
         store=store,
@@ -272,6 +321,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         agents=agents,
         event_types=build_event_types(settings),
         client=client,
+        calls=calls,
         leases=heartbeat,
         owner=owner,
         limits=limits,
@@ -281,6 +331,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         store=store,
         agents=agents,
         client=client,
+        calls=calls,
         leases=heartbeat,
         owner=owner,
         limits=limits,
@@ -300,6 +351,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         heartbeat=heartbeat,
         client=client,
         planner=planner,
+        limits=calls,
         runner=runner,
         delegations=delegations,
         dispatcher=dispatcher,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.domain.agent import AgentSpec
     from orchestrator.domain.budget import Budget
     from orchestrator.domain.event_type import EventType
+    from orchestrator.domain.limits import LimitState
     from orchestrator.flow.answer import Answers
     from orchestrator.flow.by_hand import ByHand
     from orchestrator.flow.control import Control
@@ -265,6 +266,15 @@ def agents() -> Sequence[AgentSpec]:
     from orchestrator import wiring
 
     return wiring.build_agents(settings()).all()
+
+
+def limit_states(agents: Sequence[AgentSpec]) -> Mapping[str, LimitState]:
+    """How it stands with these agents' limits, by name; empty where Redis does not answer."""
+    from orchestrator import wiring
+    from orchestrator.domain.limits import limited_agent
+
+    states = wiring.limit_states(settings(), [limited_agent(agent) for agent in agents])
+    return {} if states is None else {agent.name: state for agent, state in zip(agents, states, strict=True)}
 
 
 def known_agents() -> Mapping[str, AgentSpec] | None:

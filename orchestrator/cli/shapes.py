@@ -9,6 +9,7 @@ from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Change, Conflict, Context, Origin
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import HistoryEntry, Step
+from orchestrator.domain.limits import LimitState
 from orchestrator.domain.question import Question
 from orchestrator.domain.task import Task
 from orchestrator.flow.question_port import OpenQuestion
@@ -183,8 +184,8 @@ def step_json(entry: HistoryEntry) -> dict[str, Any]:
     }
 
 
-def agent_json(agent: AgentSpec) -> dict[str, Any]:
-    """A registry entry as `agent list` shows it."""
+def agent_json(agent: AgentSpec, state: LimitState | None) -> dict[str, Any]:
+    """A registry entry as `agent list` shows it; ``now`` is null where Redis does not tell."""
     return {
         "name": agent.name,
         "description": agent.description,
@@ -198,6 +199,19 @@ def agent_json(agent: AgentSpec) -> dict[str, Any]:
         "requires_approval": agent.requires_approval,
         "compensate": None if agent.compensate is None else agent.compensate.url,
         "enabled": agent.enabled,
+        "limits": {"max_concurrency": agent.limits.max_concurrency, "rate": agent.limits.rate},
+        "now": None if state is None else limit_state_json(state),
+    }
+
+
+def limit_state_json(state: LimitState) -> dict[str, Any]:
+    """How it stands with an agent's limits; ``open_for`` in seconds, null while its breaker is closed."""
+    return {
+        "in_flight": state.in_flight,
+        "waiting": state.waiting,
+        "failures": state.failures,
+        "breaker": "closed" if state.open_for is None else "open",
+        "open_for": state.open_for,
     }
 
 

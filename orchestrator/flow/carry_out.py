@@ -23,12 +23,13 @@ from orchestrator.flow.delegate import (
     started,
 )
 from orchestrator.flow.fan_out import begin_fan_out, is_under_way, join
+from orchestrator.flow.limits import Gate, not_now
 from orchestrator.flow.ports import AgentClient, Agents
 from orchestrator.flow.turn import StepResult, Turn, now
 from orchestrator.flow.waiting import wait_for_people
 
 
-def begin_calls(turn: Turn, decision: Decision, agents: Agents, client: AgentClient) -> StepResult:
+def begin_calls(turn: Turn, decision: Decision, agents: Agents, client: AgentClient, gate: Gate) -> StepResult:
     """Commit a decision with its delegations, and carry it out: one call here, several beside the step."""
     if asked := approvals_for(turn, decision, agents):
         for question in asked:
@@ -40,13 +41,18 @@ def begin_calls(turn: Turn, decision: Decision, agents: Agents, client: AgentCli
         return begin_fan_out(turn, decision, agents)
     rows = new_delegations(turn.task, turn.lease.step, decision, agents)
     first = None if turn.stopping() else agents.get(decision.calls[0].agent)
-    starts = (started(0, first, now()),) if first else ()
+    starts = (started(0, first, now()),) if first and gate.opens(first) else ()
     committed = turn.write(StepCommit(GoOn(), decision=decision, delegations=rows, starts=starts))
-    return carry_out(turn, agents, client, ours=0 if starts else None, committed=committed)
+    return carry_out(turn, agents, client, gate, ours=0 if starts else None, committed=committed)
 
 
 def carry_out(
-    turn: Turn, agents: Agents, client: AgentClient, ours: int | None = None, committed: Committed | None = None
+    turn: Turn,
+    agents: Agents,
+    client: AgentClient,
+    gate: Gate,
+    ours: int | None = None,
+    committed: Committed | None = None,
 ) -> StepResult:
     """Bring the step's delegation to an end; several are joined.
 
@@ -54,6 +60,7 @@ def carry_out(
         turn: the step's execution.
         agents: the registry.
         client: calls agents.
+        gate: asked before a call is marked as sent; open already where ``ours`` is given.
         ours: the delegation that is in flight by our own commit and not sent yet.
         committed: what that commit said.
     """
@@ -80,13 +87,16 @@ def carry_out(
             if exchange is Exchange.SEND and delegation.index != ours:
                 if turn.stopping():
                     return turn.hand_back()
-                committed = turn.write(StepCommit(GoOn(), starts=(started(delegation.index, agent, now()),)))
-                ours = delegation.index
-                continue
-            if exchange is Exchange.PARK:
+                if gate.opens(agent):
+                    committed = turn.write(StepCommit(GoOn(), starts=(started(delegation.index, agent, now()),)))
+                    ours = delegation.index
+                    continue
+                verdict = not_now(agent, delegation, gate, now())
+            elif exchange is Exchange.PARK:
                 verdict = found_unsendable(delegation)
             else:
                 outcome = exchange_with(client, exchange, agent, delegation)
+                gate.passed(outcome)
                 verdict = judge(agent, delegation, exchange, outcome, now())
             if verdict.asks is not None:
                 ask(turn, delegation, verdict.asks)

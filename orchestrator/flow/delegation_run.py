@@ -37,6 +37,7 @@ from orchestrator.flow.delegate import (
     started,
 )
 from orchestrator.flow.fan_out import fan_out_of
+from orchestrator.flow.limits import Gate, Limits, Unlimited, not_now
 from orchestrator.flow.ports import AgentClient, Agents, LeaseKeeper
 from orchestrator.flow.turn import StepLimits, now, patiently
 
@@ -93,6 +94,7 @@ class DelegationRunner:
         leases: LeaseKeeper,
         owner: str,
         limits: StepLimits,
+        calls: Limits | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.store = store
@@ -101,6 +103,7 @@ class DelegationRunner:
         self.leases = leases
         self.owner = owner
         self.limits = limits
+        self.calls = calls or Unlimited()
         self.stopping = stopping
 
     def run(self, place: Dispatch) -> DelegationResult:
@@ -112,16 +115,17 @@ class DelegationRunner:
         """
         if self.stopping():
             return DelegationResult("handed back", "this worker stops", doorbells=(place,))
-        claim = self._claim(place)
-        if isinstance(claim, NotClaimed):
-            told = {"task_id": place.task_id, "step": place.step, "index": place.index, "why": claim.value}
-            log.info("delegation.skipped", extra=told)
-            return DelegationResult("skipped", claim.value)
-        with self.leases.hold(claim.lease):
-            verdict = self._carry_out(claim)
-            return _result(claim, verdict, self._settle(claim, verdict))
+        with Gate(self.calls, place) as gate:
+            claim = self._claim(place, gate)
+            if isinstance(claim, NotClaimed):
+                told = {"task_id": place.task_id, "step": place.step, "index": place.index, "why": claim.value}
+                log.info("delegation.skipped", extra=told)
+                return DelegationResult("skipped", claim.value)
+            with self.leases.hold(claim.lease):
+                verdict = self._carry_out(claim, gate)
+                return _result(claim, verdict, self._settle(claim, verdict))
 
-    def _claim(self, place: Dispatch) -> DelegationClaim | NotClaimed:
+    def _claim(self, place: Dispatch, gate: Gate) -> DelegationClaim | NotClaimed:
         """Claim, and ask again where PostgreSQL broke off.
 
         A claim that nobody knows of leaves a call in flight that was never sent: who cannot be asked would be parked.
@@ -130,7 +134,7 @@ class DelegationRunner:
         begun: list[Start | None] = []
 
         def begin(found: Delegation) -> Start | None:
-            begun.append(self._begin(found))
+            begun.append(self._begin(found, gate))
             return begun[-1]
 
         claim = patiently(
@@ -143,24 +147,33 @@ class DelegationRunner:
         deadlines = [start.deadline_at for start in begun if start is not None]
         return replace(claim, started=claim.delegation.deadline_at in deadlines)
 
-    def _begin(self, found: Delegation) -> Start | None:
-        """The mark to send it, where that is what comes next. Asked inside the claim's transaction: pure."""
+    def _begin(self, found: Delegation, gate: Gate) -> Start | None:
+        """The mark to send it, where that is what comes next and the agent may be called now.
+
+        Asked inside the claim's transaction, maybe more than once. The gate answers within a moment, whatever Redis
+        does: a mark that no request follows would leave an unknown outcome behind a worker that dies.
+        """
         agent = self.agents.get(found.agent)
         if agent is None or found.lost_leases >= self.limits.max_lost_leases:
             return None
-        return started(found.index, agent, now()) if next_exchange(agent, found) is Exchange.SEND else None
+        if next_exchange(agent, found) is not Exchange.SEND or not gate.opens(agent):
+            return None
+        return started(found.index, agent, now())
 
-    def _carry_out(self, claim: DelegationClaim) -> Verdict:
+    def _carry_out(self, claim: DelegationClaim, gate: Gate) -> Verdict:
         delegation = claim.delegation
         agent = self.agents.get(delegation.agent)
         if agent is None:
             return agent_unknown(delegation)
         if not claim.started and delegation.lost_leases >= self.limits.max_lost_leases:
             return set_aside(agent, delegation)
+        if gate.refused is not None:
+            return not_now(agent, delegation, gate, now())
         exchange = Exchange.SEND if claim.started else next_exchange(agent, delegation)
         if exchange is Exchange.PARK:
             return found_unsendable(delegation)
         outcome = exchange_with(self.client, exchange, agent, delegation)
+        gate.passed(outcome)
         return judge(agent, delegation, exchange, outcome, now())
 
     def _settle(self, claim: DelegationClaim, verdict: Verdict) -> Settled:

@@ -25,12 +25,21 @@ from orchestrator.domain.journal import (
     Wait,
 )
 from orchestrator.domain.task import TaskState, WaitsFor
-from orchestrator.errors import BadAnswer, BudgetExhausted, LeaseLost, NoRoute, PlannerRefused, PlannerUnavailable
+from orchestrator.errors import (
+    AtCapacity,
+    BadAnswer,
+    BudgetExhausted,
+    LeaseLost,
+    NoRoute,
+    PlannerRefused,
+    PlannerUnavailable,
+)
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.carry_out import begin_calls, carry_out
 from orchestrator.flow.claims import recorded_changes
 from orchestrator.flow.compensate import Undo, UndoStore
 from orchestrator.flow.decide import decide, in_vain
+from orchestrator.flow.limits import Gate, Limits, Unlimited
 from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, PlanRequest, StepStore
 from orchestrator.flow.progress import no_progress, same_again, used_up
 from orchestrator.flow.purse import TurnPurse
@@ -61,6 +70,7 @@ class StepRunner:
         leases: LeaseKeeper,
         owner: str,
         limits: StepLimits,
+        calls: Limits | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.store = store
@@ -69,6 +79,7 @@ class StepRunner:
         self.event_types = event_types
         self.client = client
         self.leases = leases
+        self.calls = calls or Unlimited()
         self.owner = owner
         self.limits = limits
         self.stopping = stopping
@@ -113,7 +124,8 @@ class StepRunner:
     def _follow(self, turn: Turn, decision: Decision) -> StepResult:
         """Carry out a decision recorded by an earlier execution of this step."""
         if decision.kind is DecisionKind.CALL:
-            return carry_out(turn, self.agents, self.client)
+            with self._gate(turn) as gate:
+                return carry_out(turn, self.agents, self.client, gate)
         # A control decision is written in the very commit that carries it out; only a person's retry can leave one.
         history = _course(turn, self.store.history(turn.task.task_id))
         return self._act(turn, decision, history, recorded=True)
@@ -146,6 +158,10 @@ class StepRunner:
         )
         try:
             decision = decide(_Asking(self.planner, turn), request, self.limits.bad_answers)
+        except AtCapacity as error:
+            turn.note(request.tried)
+            due_at = now() + timedelta(seconds=error.retry_after or 1.0)
+            return turn.end(StepCommit(Wait(WaitsFor.RETRY, due_at, reason_code=error.code, reason=str(error))))
         except PlannerUnavailable as error:
             turn.note(request.tried)
             return _planner_away(turn, error)
@@ -170,12 +186,16 @@ class StepRunner:
         reach(FaultPoint.STEP_PLANNED, turn.task.task_id)
         return self._act(turn, decision, history)
 
+    def _gate(self, turn: Turn) -> Gate:
+        return Gate(self.calls, Dispatch(turn.task.task_id, turn.lease.step, turn.task.urgency))
+
     def _act(
         self, turn: Turn, decision: Decision, history: Sequence[HistoryEntry], recorded: bool = False
     ) -> StepResult:
         """Begin the calls of a decision, or write what a control decision means."""
         if decision.kind is DecisionKind.CALL:
-            return begin_calls(turn, decision, self.agents, self.client)
+            with self._gate(turn) as gate:
+                return begin_calls(turn, decision, self.agents, self.client, gate)
         if decision.kind is DecisionKind.RECORD:
             turn.change(recorded_changes(decision.records, history, now()))
         return turn.end(StepCommit(_meaning(turn, decision), decision=None if recorded else decision))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 
 from orchestrator.errors import ConfigurationError
@@ -36,8 +37,16 @@ _MODULES = {
 """Packages of the providers that can be told missing without importing LangChain; it knows more of them itself."""
 
 
-def make_planner(settings: Settings) -> Planner:
+Limiting = Callable[[str, Planner], Planner]
+"""Given a model's name, puts the limits for it around the planner that asks it."""
+
+
+def make_planner(settings: Settings, limited: Limiting = lambda _, planner: planner) -> Planner:
     """The planner of the settings; one is shared by all threads of a process.
+
+    Args:
+        settings: which models, and how they are asked.
+        limited: what bounds the questions to each model.
 
     Raises:
         ConfigurationError: the key, the package or (where money is bounded) the price of a model is missing.
@@ -47,10 +56,17 @@ def make_planner(settings: Settings) -> Planner:
         return RulesPlanner()
     mask.add(*settings.secrets())
     prices = load_prices(settings.prices_file)
-    candidates = [_candidate(name, settings, prices) for name in names]
+    candidates = [_limited(_candidate(name, settings, prices), limited) for name in names]
     cheap = None if settings.model_cheap is None else _candidate(settings.model_cheap, settings, prices)
-    chain = ModelChain(candidates, cheap)
+    chain = ModelChain(candidates, cheap and _limited(cheap, limited))
     return HybridPlanner(chain) if settings.planner == "hybrid" else chain
+
+
+def _limited(candidate: Candidate, limited: Limiting) -> Candidate:
+    """The candidate within its limits; rules cost nobody anything and have none."""
+    if candidate.provider == "rules":
+        return candidate
+    return Candidate(candidate.name, limited(candidate.name, candidate.planner))
 
 
 def _candidate(name: str, settings: Settings, prices: PriceTable) -> Candidate:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.journal import Tried
 from orchestrator.errors import (
+    AtCapacity,
     BudgetExhausted,
     NoRoute,
     OrchestratorError,
@@ -68,7 +69,12 @@ class ModelChain:
                 close()
 
     def decide(self, request: PlanRequest) -> Decision:
-        """Ask one after another. See `orchestrator.flow.planning.Planner`."""
+        """Ask one after another. See `orchestrator.flow.planning.Planner`.
+
+        Raises:
+            AtCapacity: our own limits hold the question back. The next model is not asked instead: a limit that sends
+                its questions elsewhere would be none.
+        """
         failed: list[OrchestratorError] = []
         order = self._order(request)
         pauses = [self._breakers.closed_in(one.provider, one.name) for one in order]
@@ -98,7 +104,7 @@ class ModelChain:
             else:
                 self._breakers.failed(candidate.provider)
             raise
-        except BudgetExhausted:
+        except (BudgetExhausted, AtCapacity):
             raise  # it was not asked
         except OrchestratorError:
             self._breakers.succeeded(candidate.provider)

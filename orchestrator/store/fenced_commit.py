@@ -24,6 +24,7 @@ from orchestrator.domain.journal import (
     StepCommit,
     Wait,
 )
+from orchestrator.domain.limits import NOT_TRIED
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.domain.turns import urgency_of
 from orchestrator.domain.undo import undo_report
@@ -278,8 +279,12 @@ class FencedCommit:
 
     def _end_step(self, move: Move) -> None:
         # An open step that waits for an event or an agent has nothing wrong; one that waits for a retry has.
+        refused = move.reason_code in NOT_TRIED
         failed = move.step_state == "failed" or (
-            move.step_state == "open" and move.state is TaskState.WAITING and move.reason_code is not None
+            move.step_state == "open"
+            and move.state is TaskState.WAITING
+            and move.reason_code is not None
+            and not refused
         )
         self.connection.execute(
             _END_STEP,
@@ -287,7 +292,9 @@ class FencedCommit:
             | {
                 "state": move.step_state,
                 # Going back to the same wait for an event is no attempt: attempts bound how often a model is asked.
-                "counts": 0 if move.waits_for in {WaitsFor.EVENT, WaitsFor.PERSON} and move.step_state == "open" else 1,
+                "counts": 0
+                if refused or (move.waits_for in {WaitsFor.EVENT, WaitsFor.PERSON} and move.step_state == "open")
+                else 1,
                 "version": self.commit.context.version if self.commit.context else None,
                 "error_code": move.reason_code if failed else None,
                 "error": move.reason if failed else None,

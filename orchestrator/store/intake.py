@@ -24,7 +24,7 @@ from orchestrator.store.intake_answers import take_answer
 from orchestrator.store.intake_batch import Item, bytes_of, task_id_of
 from orchestrator.store.intake_replies import take_reply
 from orchestrator.store.intake_tasks import take_tasks
-from orchestrator.store.turns import Admission
+from orchestrator.store.turns import WAKE, Admission
 
 _INSERT_INBOX = text("""
     INSERT INTO inbox (topic, partition, record_offset, digest, message_id, kind, task_id, event_type, body,
@@ -42,13 +42,6 @@ _INSERT_INBOX = text("""
 _LOCK_TASKS = text("""
     SELECT task_id, state, next_step, waits_for, wait, priority, aged, tenant, paused
     FROM tasks WHERE task_id = ANY(:ids) ORDER BY task_id FOR UPDATE
-""")
-
-_WAKE = text("""
-    UPDATE tasks SET woken = true, due_at = now() + make_interval(secs => r.due_in), rings = tasks.rings + r.rings,
-        rung_as = r.urgency, lane = r.lane
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(task_id text, due_in float, rings int, urgency int, lane int)
-    WHERE tasks.task_id = r.task_id
 """)
 
 _MARK_INBOX = text("""
@@ -261,7 +254,7 @@ def _wake(connection: Connection, woken: Sequence[tuple[Item, Any]], admission: 
             dispatch = Dispatch(task.task_id, task.next_step, urgency, start.lane)
             outcome = Intake.EVENT_PENDING if item.taken is None else item.taken.outcome
             item.taken = Taken(outcome, task.task_id, dispatch)
-    connection.execute(_WAKE, {"rows": jsonb(rows)})
+    connection.execute(WAKE, {"rows": jsonb(rows)})
 
 
 def _wakes(task: Any) -> bool:

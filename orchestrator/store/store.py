@@ -17,6 +17,7 @@ from orchestrator.store.questions import QuestionPart
 from orchestrator.store.read import ReadPart
 from orchestrator.store.resolve import ResolvePart
 from orchestrator.store.retention import RetentionPart
+from orchestrator.store.room import RoomPart
 from orchestrator.store.steps import StepPart
 from orchestrator.store.sweep import SweepPart
 from orchestrator.store.undo import UndoPart
@@ -31,6 +32,7 @@ class PostgresStore(
     ResolvePart,
     OffsetsPart,
     RetentionPart,
+    RoomPart,
     ReadPart,
     OfferPart,
     DeadLetterPart,

@@ -55,6 +55,15 @@ _WAITING_OF = text(f"""
 """)  # noqa: S608  # constants of ours only
 
 
+WAKE = text("""
+    UPDATE tasks SET woken = true, due_at = now() + make_interval(secs => r.due_in), rings = tasks.rings + r.rings,
+        rung_as = r.urgency, lane = r.lane
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(task_id text, due_in float, rings int, urgency int, lane int)
+    WHERE tasks.task_id = r.task_id
+""")
+"""End waits: what is due is told by `Start.row` with ``task_id`` and ``urgency``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """How a task that may start at once, or may not, is written."""

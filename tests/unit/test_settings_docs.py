@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from orchestrator.settings import Settings
+from orchestrator.settings_turns import TurnSettings
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 REWRITE = "python -m tests.unit.test_settings_docs"
@@ -47,6 +48,7 @@ HEADINGS = {
     "leases and recovery": "Leases and recovery",
     "turns": "Turns: ageing and tenants",
     "retention": "How long things are kept",
+    "limits": "Limits of models and agents",
     "processes": "Processes, logs, Flower",
 }
 
@@ -57,9 +59,9 @@ def document() -> str:
 
 
 def _groups() -> Iterator[tuple[str, list[FieldInfo]]]:
-    """The settings in the groups that the comments ``# -- name`` of settings.py make, in the order of that file."""
+    """The settings in the groups that the comments ``# -- name`` make, those of settings_turns.py at the end."""
     heading, fields = "", list[FieldInfo]()
-    for line in inspect.getsource(Settings).splitlines():
+    for line in (inspect.getsource(Settings) + inspect.getsource(TurnSettings)).splitlines():
         if comment := re.fullmatch(r"    # -- (.+)", line):
             if fields:
                 yield heading, fields

@@ -4,10 +4,11 @@ answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from orchestrator.cli import parts
 from orchestrator.cli.doctor.report import Finding, ok, unknown, wrong
+from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Context
 from orchestrator.errors import BadAnswer
 from orchestrator.flow.ports import PlanRequest
@@ -57,6 +58,18 @@ def check_agents(settings: Settings) -> Iterator[Finding]:
             yield ok(f"agent {name}", answer)
         else:
             yield wrong(f"agent {name}", answer, "Start it, or correct its url and health in agents.yaml.")
+    yield from _limits(enabled)
+
+
+def _limits(agents: Sequence[AgentSpec]) -> Iterator[Finding]:
+    """Agents that are spared since calls failed, and those that more is asked of than their limits allow."""
+    for name, state in parts.limit_states(agents).items():
+        if state.open_for is not None:
+            what = f"{state.failures} calls failed in a row, {state.waiting} wait; its breaker is open"
+            yield wrong(f"agent {name}", what, "See what it says of them; calls go on by themselves once one succeeds.")
+        elif state.waiting:
+            what = f"{state.waiting} calls wait for its limits, {state.in_flight} are in flight"
+            yield unknown(f"agent {name}", what, "As it was asked for; `limits` in agents.yaml raises them.")
 
 
 def check_events(settings: Settings) -> Iterator[Finding]:
