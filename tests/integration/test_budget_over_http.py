@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.budget import Budget
+from orchestrator.domain.budget import Budget, Spent
 from orchestrator.domain.message import TaskMessage
 from orchestrator.domain.task import TaskState
 from orchestrator.flow.ports import Planner, PlanRequest
@@ -23,8 +23,6 @@ from tests.support.llm import LlmServer, fails, says, tool
 from tests.support.stack import wait_for
 from tests.support.step_world import World
 
-BUDGET = 3600
-"""Tokens: enough for one question of these tests, not for two."""
 PRICES = 'models: {"openai:gpt-test": {prompt: 10, answer: 100}}'
 
 
@@ -33,19 +31,22 @@ class Thinking:
 
     def __init__(self, world: World, planner: Planner, llm: LlmServer) -> None:
         self.world, self.llm = world, llm
-        self.reserved: list[int] = []
 
         def decide(request: PlanRequest) -> Any:
             self.world.asked.append(request)
-            try:
-                return planner.decide(request)
-            finally:
-                self.reserved.append(len(self.llm.requests()))
+            return planner.decide(request)
 
         world.decide = decide  # type: ignore[method-assign]  # the port that the test plays
 
-    def task(self, *required: str, **budget: Any) -> None:
-        self.world.take(TaskMessage("t-1", "Do it", required, {}, budget=budget))
+    def task(self, *required: str, task_id: str = "t-1", **budget: Any) -> None:
+        self.world.take(TaskMessage(task_id, "Do it", required, {}, budget=budget))
+
+    def most_of_one_question(self, *required: str) -> Spent:
+        """What is reserved for the first question of such a task: one whose reply was lost has cost just that."""
+        self.task(*required, task_id="t-0")
+        self.llm.raw({"body": "{"})
+        assert self.world.run(1, "t-0").outcome == "waiting"
+        return self.world.store.task("t-0").spent
 
 
 MakeThinking = Callable[..., Thinking]
@@ -86,11 +87,12 @@ def test_tokens_run_out_in_the_middle_and_a_raised_budget_goes_on(thinking: Make
     world, llm = one.world, one.llm
     for name in ("a", "b"):
         world.add_agent(name, reply({name: 1}))
-    one.task("a", "b", tokens=BUDGET)
+    enough_for_one = one.most_of_one_question("a", "b").tokens
+    one.task("a", "b", tokens=enough_for_one)
     llm.script(says(ask("a")), says(ask("b")))
     assert world.run(1).outcome == "next"
     spent = world.store.task("t-1").spent
-    assert 0 < spent.tokens < BUDGET
+    assert 0 < spent.tokens < enough_for_one
     assert spent.reserved_tokens == 0
     assert (world.run(2).outcome, len(llm.requests())) == ("failed", 1)
     task = world.store.task("t-1")
@@ -99,7 +101,7 @@ def test_tokens_run_out_in_the_middle_and_a_raised_budget_goes_on(thinking: Make
     assert task.spent.tokens == spent.tokens, "what could not be asked cost nothing"
     world.store.retry("t-1", who="ann", why="worth it", raise_budget={"tokens": 50_000})
     assert world.run(2).outcome == "completed"
-    assert world.store.task("t-1").spent.tokens <= BUDGET + 50_000
+    assert world.store.task("t-1").spent.tokens <= enough_for_one + 50_000
 
 
 def test_the_answer_gets_what_room_is_left(thinking: MakeThinking) -> None:
@@ -117,7 +119,8 @@ def test_money_is_bounded_by_the_price_table(thinking: MakeThinking) -> None:
     world = one.world
     for name in ("a", "b"):
         world.add_agent(name, reply({name: 1}))
-    one.task("a", "b", money=0.085)
+    enough_for_one = one.most_of_one_question("a", "b").money
+    one.task("a", "b", money=float(enough_for_one))
     one.llm.script(says(ask("a")), says(ask("b")))
     assert world.run(1).outcome == "next"
     (entry,) = world.store.history("t-1")
@@ -126,7 +129,7 @@ def test_money_is_bounded_by_the_price_table(thinking: MakeThinking) -> None:
     assert usage.cost == pytest.approx((usage.tokens_in * 10 + usage.tokens_out * 100) / 1e6)
     assert world.store.task("t-1").spent.money == Decimal(str(usage.cost))
     assert world.run(2).detail.startswith("budget_money: ")
-    assert world.store.task("t-1").spent.money <= Decimal("0.085")
+    assert world.store.task("t-1").spent.money <= enough_for_one
 
 
 def test_a_model_without_a_price_is_not_asked_where_money_is_bounded(thinking: MakeThinking) -> None:

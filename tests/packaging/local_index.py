@@ -1,7 +1,8 @@
 """A package index on loopback, serving the wheels that set-up has kept.
 
-Poetry, unlike pip and uv, takes packages from an index only, and resolves for every system at once: so it also asks for
-the few packages that are locked for other systems alone. Those are offered empty; nothing here ever installs them.
+Poetry, unlike pip and uv, takes packages from an index only, and resolves for every system and every extra at once: so
+it also asks for the few packages that are locked for other systems alone, and for those of extras that no lock holds.
+Those are offered empty; nothing here ever installs them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from tests.packaging.locks import for_other_systems
+from tests.packaging.locks import for_other_systems, of_extras_outside_the_lock
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def local_index(wheels: Path, folder: Path) -> Iterator[str]:
     files: defaultdict[str, list[Path]] = defaultdict(list)
     for wheel in wheels.glob("*.whl"):
         files[canonicalize_name(parse_wheel_filename(wheel.name)[0])].append(wheel)
-    for name, version in for_other_systems():
+    for name, version in [*for_other_systems(), *of_extras_outside_the_lock()]:
         if name not in files:
             files[name] = [empty_wheel(folder, name, version)]
     for name, found in files.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -27,6 +28,18 @@ def pins(lock: str) -> dict[str, str]:
 def for_other_systems() -> list[tuple[str, str]]:
     """Return name and version of the packages that are locked, but not for this Python and system."""
     return [(name, version) for name, version, here in every_pin(ROOT / "requirements.lock") if not here]
+
+
+def of_extras_outside_the_lock() -> list[tuple[str, str]]:
+    """Return name and a version that fits of the packages that only extras want and no lock holds (model providers)."""
+    locked = {name for name, _, _ in every_pin(ROOT / "requirements.lock")}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = [Requirement(line) for lines in extras.values() for line in lines]
+    return [
+        (name, next(bound.version for bound in one.specifier if bound.operator in {">=", "=="}))
+        for one in wanted
+        if (name := canonicalize_name(one.name)) not in locked
+    ]
 
 
 def every_pin(lock: Path) -> list[tuple[str, str, bool]]:
