@@ -29,9 +29,10 @@ SMALL_BATCHES = {"BRIDGE_BATCH": "10"}
 def produce(system: System, name: str, count: int) -> list[str]:
     """Produce as many tasks, all confirmed by the broker; their ids."""
     ids = [f"{name}-{number}" for number in range(count)]
-    for task_id in ids:
-        system.produce_task(task_id)
+    sent = [system.produce_task(task_id) for task_id in ids]
     system.producer.flush()
+    for one in sent:
+        one.get(timeout=30)
     return ids
 
 

@@ -90,17 +90,17 @@ class System:
 
     # -- Kafka
 
-    def produce(self, topic: str, value: bytes | Mapping[str, Any] | None, key: str | None = None) -> None:
-        """Put a record into one of our topics, named without its prefix."""
+    def produce(self, topic: str, value: bytes | Mapping[str, Any] | None, key: str | None = None) -> Any:
+        """Put a record into one of our topics, named without its prefix; the future tells whether the broker has it."""
         raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
-        self.producer.send(
+        return self.producer.send(
             self.env["KAFKA_TOPIC_PREFIX"] + topic, raw, key=None if key is None else key.encode("utf-8")
         )
 
-    def produce_task(self, task_id: str, **parts: Any) -> None:
-        """Produce a task keyed by its id."""
+    def produce_task(self, task_id: str, **parts: Any) -> Any:
+        """Produce a task keyed by its id; gives the future."""
         message = {"task_id": task_id, "task_description": f"Do {task_id}", **parts}
-        self.produce("tasks", message, key=task_id)
+        return self.produce("tasks", message, key=task_id)
 
     def produce_event(self, task_id: str, event_type: str | None = None, **event_data: Any) -> None:
         """Produce an event keyed by its task."""
