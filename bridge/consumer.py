@@ -2,7 +2,7 @@
 
 Partitions newly assigned start paused; they are read once it is known where to begin (`position`). While PostgreSQL is
 away, or has more waiting than it should, all are paused and polling goes on, so that the group keeps us. kafka-python
-runs rebalances on a thread of its own: `_Listener` only notes what changed, everything else happens in the loop.
+runs rebalances on a thread of its own: `GroupListener` only notes what changed, everything else happens in the loop.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import IllegalStateError, KafkaError
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+from kafka.errors import KafkaError
 
+from bridge.group import GroupListener, given_up_meanwhile, place_name
 from bridge.hold import Hold
 from bridge.intake import BatchIntake
 from bridge.position import GroupOffset, mark, where_to_begin
@@ -114,7 +115,7 @@ class _Session:
         self._hold = hold
         self._progress = progress
         self._consumer: KafkaConsumer = open_consumer(settings)
-        self._listener = _Listener(self._consumer)
+        self._listener = GroupListener(self._consumer, settings.kafka_session_timeout)
         self._topics = (settings.topic("tasks"), settings.topic("events"))
         self._topic_ids: dict[str, str | None] = {}
         self._safe: dict[TopicPartition, int] = {}
@@ -124,6 +125,7 @@ class _Session:
     def run(self, stop: threading.Event) -> None:
         self._consumer.subscribe(self._topics, listener=self._listener)
         while not stop.is_set():
+            self._listener.check_joining()
             self._notice_new_topics()
             self._look_after_topics(stop)
             if self._hold.over():
@@ -184,7 +186,7 @@ class _Session:
             now = self._safe.get(place)
             # Of a batch in several commits, the first ones may have succeeded.
             again = now if now is not None and now != before.get(place) else offset
-            with _given_up_meanwhile():
+            with given_up_meanwhile():
                 self._consumer.seek(place, again)
 
     # -- pausing
@@ -194,7 +196,7 @@ class _Session:
         self._pause_all()
 
     def _pause_all(self) -> None:
-        with _given_up_meanwhile():
+        with given_up_meanwhile():
             self._consumer.pause(*self._consumer.assignment())
 
     def _begin_reading(self) -> None:
@@ -208,7 +210,7 @@ class _Session:
             self._pause(str(error))
             return
         for place in self._consumer.paused() - self._listener.unplaced():
-            with _given_up_meanwhile():
+            with given_up_meanwhile():
                 self._consumer.resume(place)
 
     # -- where to begin
@@ -224,7 +226,7 @@ class _Session:
                 stored.get((place.topic, place.partition)), self._group_offset(place), self._topic_ids[place.topic]
             )
             self._safe.pop(place, None)
-            with _given_up_meanwhile():
+            with given_up_meanwhile():
                 if start.offset is None:
                     self._consumer.seek_to_beginning(place)
                 else:
@@ -284,41 +286,6 @@ class _Session:
         return lag
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
-    """Notes assignments; called on kafka-python's own thread, so it asks nothing of anyone."""
-
-    def __init__(self, consumer: KafkaConsumer) -> None:
-        self._consumer = consumer
-        self._lock = threading.Lock()
-        self._unplaced: frozenset[TopicPartition] = frozenset()
-
-    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self.unplace(assigned)
-
-    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        gone = frozenset(revoked)
-        with self._lock:
-            self._unplaced -= gone
-        if gone:
-            log.info("bridge.partitions_given_up", extra={"partitions": sorted(map(_name, gone))})
-
-    def unplace(self, places: Iterable[TopicPartition]) -> None:
-        """Pause these until it is known where to begin."""
-        new = frozenset(places)
-        with self._lock:
-            self._unplaced |= new
-        with _given_up_meanwhile():
-            self._consumer.pause(*new)
-
-    def placed(self, place: TopicPartition) -> None:
-        with self._lock:
-            self._unplaced -= {place}
-
-    def unplaced(self) -> frozenset[TopicPartition]:
-        with self._lock:
-            return self._unplaced
-
-
 class _Progress:
     """One line in a while about what was taken in."""
 
@@ -352,20 +319,13 @@ def _record(item: Any) -> Record:
     )
 
 
-@contextlib.contextmanager
-def _given_up_meanwhile() -> Iterator[None]:
-    """A rebalance on kafka-python's thread may take a partition away between our looking and our touching it."""
-    with contextlib.suppress(KeyError, ValueError, IllegalStateError):
-        yield
-
-
 def _tell_failed_commit(offsets: Mapping[TopicPartition, Any], response: Any) -> None:
     if isinstance(response, Exception):
         log.info(
             "bridge.commit_failed",
-            extra={"partitions": sorted(map(_name, offsets)), "why": str(response), "then": "records are recognised"},
+            extra={
+                "partitions": sorted(map(place_name, offsets)),
+                "why": str(response),
+                "then": "records are recognised",
+            },
         )
-
-
-def _name(place: TopicPartition) -> str:
-    return f"{place.topic}/{place.partition}"

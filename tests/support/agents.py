@@ -164,7 +164,7 @@ class AgentProcess:
         """The address of a path, such as ``/score``."""
         return f"{self.base_url}{path}"
 
-    def start(self, timeout: float = 20.0) -> Self:
+    def start(self, timeout: float = 90.0) -> Self:
         """Start it and wait until it can be called."""
         port = self.base_url.rpartition(":")[2] or "0"
         self.close()
