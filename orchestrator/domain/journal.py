@@ -90,6 +90,8 @@ class Claim:
     events: tuple[PendingEvent, ...] = ()
     questions: tuple[Question, ...] = ()
     """Those of the task's present course that are open or answered, and all of this step."""
+    history: tuple[HistoryEntry, ...] | None = None
+    """All steps with their delegations, oldest first, where no decision of this step is recorded; else None."""
 
 
 class NotClaimed(StrEnum):
@@ -270,6 +272,8 @@ class StepCommit:
     settlements: tuple[Settlement, ...] = ()
     context: Context | None = None
     """The new context, with ``changes`` as its delta; None: unchanged."""
+    unchanged: Context | None = None
+    """The context as it is, where no new one is written: the store need not read it to tell of it."""
     changes: tuple[Change, ...] = ()
     merged_events: tuple[int, ...] = ()
     """Inbox ids of events whose changes are in ``context``."""

@@ -127,12 +127,11 @@ class StepRunner:
             with self._gate(turn) as gate:
                 return carry_out(turn, self.agents, self.client, gate)
         # A control decision is written in the very commit that carries it out; only a person's retry can leave one.
-        history = _course(turn, self.store.history(turn.task.task_id))
+        history = _course(turn, turn.history())
         return self._act(turn, decision, history, recorded=True)
 
     def _decide(self, turn: Turn) -> StepResult:
-        entries = self.store.history(turn.task.task_id)
-        history = _course(turn, entries)
+        history = _course(turn, turn.history())
         waited = after_wait(turn, history)
         if not isinstance(waited, bool):
             return turn.end(StepCommit(waited))

@@ -24,6 +24,7 @@ from orchestrator.domain.journal import (
     Complete,
     Dispatch,
     Fail,
+    HistoryEntry,
     Join,
     NextStep,
     PendingEvent,
@@ -109,6 +110,7 @@ class Turn:
         self.step = claim.step
         self.context = self._saved = claim.context
         self.delegations = {delegation.index: delegation for delegation in claim.delegations}
+        self._history = claim.history
         self._event_types = event_types
         self._changes: list[Change] = []
         self._merged: list[int] = []
@@ -126,6 +128,12 @@ class Turn:
         self.budget = limits.budget.for_task(claim.task.budget, claim.task.raised)
         self.spent = self._spent_saved = claim.task.spent
         self.merge(claim.events)
+
+    def history(self) -> Sequence[HistoryEntry]:
+        """All steps of the task with their delegations, oldest first, as they were when it was claimed."""
+        if self._history is None:
+            self._history = tuple(self.store.history(self.task.task_id))
+        return self._history
 
     def merge(self, events: Iterable[PendingEvent]) -> None:
         """Put waiting events into the context, in the order of their arrival; written with the next commit."""
@@ -224,6 +232,7 @@ class Turn:
             commit,
             settlements=(*self._settlements, *commit.settlements),
             context=self.context if self._changes else None,
+            unchanged=None if self._changes else self.context,
             changes=tuple(self._changes),
             merged_events=tuple(self._merged),
             asked=self._asked,

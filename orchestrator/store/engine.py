@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import select
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+import psycopg2
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -21,8 +23,10 @@ _SERIALIZATION, _DEADLOCK = "40001", "40P01"
 _AWAY_CLASSES = ("08", "53", "57", "58")
 """SQLSTATE classes: connection, insufficient resources, operator intervention (shutdown, time-out), system error."""
 _LOCK_TIMEOUT = "55P03"
-_OUT_OF_DATE = {"42P01", "42703"}
-"""Undefined table, undefined column: the migrations were not run here."""
+_OUT_OF_DATE = {"42P01", "42703", "42883"}
+"""Undefined table, column or function: the migrations were not run here."""
+_LOCAL = "orchestrator_local"
+"""Execution option of our engines: the settings that each transaction begins with."""
 
 
 def make_engine(
@@ -39,6 +43,10 @@ def make_engine(
     Time-outs are set with the first statement of each transaction (``SET LOCAL``), not for the connection: PgBouncer in
     transaction mode hands the same connection to others.
     """
+    local = (
+        f"SET LOCAL statement_timeout = {int(statement_timeout * 1000)}; SET LOCAL lock_timeout = "
+        f"{int(lock_timeout * 1000)}; SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL timezone = 'UTC'"
+    )
     engine = create_engine(
         _psycopg2_url(url),
         pool_size=pool_size,
@@ -47,10 +55,7 @@ def make_engine(
         pool_recycle=1800,
         connect_args={"connect_timeout": connect_timeout, "application_name": application},
         json_serializer=_dumps,
-    )
-    local = (
-        f"SET LOCAL statement_timeout = {int(statement_timeout * 1000)}; SET LOCAL lock_timeout = "
-        f"{int(lock_timeout * 1000)}; SET LOCAL idle_in_transaction_session_timeout = '30s'; SET LOCAL timezone = 'UTC'"
+        execution_options={_LOCAL: local},
     )
 
     @event.listens_for(engine, "begin")
@@ -76,24 +81,33 @@ def _named_errors() -> Iterator[None]:
     except (PoolTimeout, DisconnectionError) as error:
         raise StoreUnavailable(f"PostgreSQL: {error}", hint=_HINT) from error
     except DBAPIError as error:
-        code = getattr(error.orig, "pgcode", None) or ""
-        if error.connection_invalidated or code[:2] in _AWAY_CLASSES or code == _LOCK_TIMEOUT or _unreachable(error):
-            raise StoreUnavailable(f"PostgreSQL: {str(error.orig).strip()}", hint=_HINT) from error
-        if code in _OUT_OF_DATE:
-            what = str(error.orig).strip().splitlines()[0]
-            raise SchemaOutOfDate(f"PostgreSQL: {what}", hint="Run `orchestrator db upgrade`.") from error
-        raise
+        if (ours := _our_error(error.orig, gone=error.connection_invalidated)) is None:
+            raise
+        raise ours from error
+    except psycopg2.Error as error:
+        if (ours := _our_error(error, gone=False)) is None:
+            raise
+        raise ours from error
+
+
+def _our_error(error: BaseException | None, *, gone: bool) -> StoreUnavailable | SchemaOutOfDate | None:
+    """What an error of psycopg2 means for whoever asked; None: it is a defect."""
+    code = getattr(error, "pgcode", None) or ""
+    if gone or code[:2] in _AWAY_CLASSES or code == _LOCK_TIMEOUT or _unreachable(error):
+        return StoreUnavailable(f"PostgreSQL: {str(error).strip()}", hint=_HINT)
+    if code in _OUT_OF_DATE:
+        return SchemaOutOfDate(
+            f"PostgreSQL: {str(error).strip().splitlines()[0]}", hint="Run `orchestrator db upgrade`."
+        )
+    return None
 
 
 _HINT = "It is tried again by itself; `orchestrator doctor` tells what is wrong with the server."
 
 
-def _unreachable(error: DBAPIError) -> bool:
+def _unreachable(error: BaseException | None) -> bool:
     """Whether psycopg2 failed without an answer from a server: no SQLSTATE, an OperationalError."""
-    return not getattr(error.orig, "pgcode", None) and type(error.orig).__name__ in {
-        "OperationalError",
-        "InterfaceError",
-    }
+    return not getattr(error, "pgcode", None) and type(error).__name__ in {"OperationalError", "InterfaceError"}
 
 
 class Transactions:
@@ -121,11 +135,58 @@ class Transactions:
                     connection.commit()
                     return result
             except DBAPIError as error:
-                if getattr(error.orig, "pgcode", None) not in {_SERIALIZATION, _DEADLOCK}:
-                    raise
-                if attempt == DEADLOCK_TRIES:
-                    raise StoreUnavailable(f"PostgreSQL: {DEADLOCK_TRIES} deadlocks in a row", hint=_HINT) from error
+                _may_be_tried_again(error, error.orig, attempt)
         raise AssertionError("unreachable")
+
+    def call(self, statement: str, parameters: Mapping[str, Any], *, durable: bool = True) -> dict[str, Any]:
+        """Run one statement (of psycopg2's form) as a transaction of its own, in one round trip; see `transact`.
+
+        Returns:
+            Its first row, by column.
+
+        Raises:
+            StoreUnavailable: as `transact`.
+        """
+        local = self.engine.get_execution_options()[_LOCAL]
+        # Several statements in one message are one transaction.
+        message = f"{local}; {'' if durable else 'SET LOCAL synchronous_commit = off; '}{statement}"
+        for attempt in range(1, DEADLOCK_TRIES + 1):
+            try:
+                with _named_errors(), self._raw() as connection, connection.cursor() as cursor:
+                    cursor.execute(message, parameters)
+                    columns = [column.name for column in cursor.description or ()]
+                    return dict(zip(columns, cursor.fetchone() or (), strict=True))
+            except psycopg2.Error as error:
+                _may_be_tried_again(error, error, attempt)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _raw(self) -> Iterator[psycopg2.extensions.connection]:
+        """A connection of the pool, beginning no transaction by itself."""
+        pooled = self._alive()
+        connection: psycopg2.extensions.connection = pooled.driver_connection  # type: ignore[assignment]  # what it is
+        try:
+            connection.autocommit = True
+            yield connection
+            connection.autocommit = False
+        except BaseException as error:
+            if connection.closed or not isinstance(error, psycopg2.Error):
+                pooled.invalidate()
+            else:
+                connection.autocommit = False
+            raise
+        finally:
+            pooled.close()
+
+    def _alive(self) -> PoolProxiedConnection:
+        """A pooled connection that PostgreSQL has not ended meanwhile: one that idles is told nothing else."""
+        while True:
+            pooled = self.engine.raw_connection()
+            connection: psycopg2.extensions.connection = pooled.driver_connection  # type: ignore[assignment]  # what it is
+            if not select.select([connection.fileno()], [], [], 0)[0]:
+                return pooled
+            pooled.invalidate()
+            pooled.close()
 
     def _begun(self) -> Connection:
         """A connection whose transaction has begun.
@@ -139,6 +200,14 @@ class Transactions:
             if not error.connection_invalidated:
                 raise
         return _begin(self.engine)
+
+
+def _may_be_tried_again(error: Exception, cause: BaseException | None, attempt: int) -> None:
+    """Raise, unless it is a deadlock and not one too many."""
+    if getattr(cause, "pgcode", None) not in {_SERIALIZATION, _DEADLOCK}:
+        raise error
+    if attempt == DEADLOCK_TRIES:
+        raise StoreUnavailable(f"PostgreSQL: {DEADLOCK_TRIES} deadlocks in a row", hint=_HINT) from error
 
 
 def _begin(engine: Engine) -> Connection:

@@ -160,6 +160,11 @@ def fence_of(lease: Lease) -> dict[str, Any]:
     return {"task_id": lease.task_id, "epoch": lease.epoch, "step": lease.step, "owner": lease.owner}
 
 
+def lease_lost(lease: Lease) -> LeaseLost:
+    """The error of a write whose lease is another's by now."""
+    return LeaseLost(f"step {lease.step} of task {lease.task_id!r} was taken over or has ended", task_id=lease.task_id)
+
+
 class FencedCommit:
     """The course of one fenced transaction."""
 
@@ -178,10 +183,7 @@ class FencedCommit:
         """
         task = self.connection.execute(_FENCE, fence_of(self.lease)).first()
         if task is None:
-            raise LeaseLost(
-                f"step {self.lease.step} of task {self.lease.task_id!r} was taken over or has ended",
-                task_id=self.lease.task_id,
-            )
+            raise lease_lost(self.lease)
         then = self.commit.then
         if isinstance(then, GoOn) and self._was_written():
             return self._committed(TaskState(task.state), task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -48,9 +49,9 @@ def task_of(row: Row) -> Task:
         spent=Spent(
             delegations=row["spent_delegations"],
             tokens=row["spent_tokens"],
-            money=row["spent_money"],
+            money=Decimal(row["spent_money"]),
             reserved_tokens=row["reserved_tokens"],
-            reserved_money=row["reserved_money"],
+            reserved_money=Decimal(row["reserved_money"]),
         ),
         idle_steps=row["idle_steps"],
         reason_code=row["reason_code"],
@@ -210,8 +211,11 @@ def compensation_of(row: Row) -> Delegation:
     )
 
 
-def new_delegations_to_json(delegations: Iterable[NewDelegation]) -> str:
-    """As the statement that inserts them takes them, all in one parameter."""
+def new_delegations_to_json(
+    delegations: Iterable[NewDelegation], deadlines: Mapping[int, datetime] | None = None
+) -> str:
+    """As the statement that inserts them takes them, all in one parameter; ``deadlines`` of those sent at once."""
+    ends = deadlines or {}
     return jsonb(
         [
             {
@@ -222,6 +226,7 @@ def new_delegations_to_json(delegations: Iterable[NewDelegation]) -> str:
                 "key": one.key,
                 "side_effects": one.side_effects,
                 "reply_token": one.reply_token,
+                "deadline_at": ends[one.index].isoformat() if one.index in ends else None,
             }
             for one in delegations
         ]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Connection
 
 from orchestrator.domain.budget import Spent
-from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import (
     Claim,
     Committed,
@@ -18,69 +16,20 @@ from orchestrator.domain.journal import (
     HistoryEntry,
     Lease,
     NotClaimed,
-    PendingEvent,
     Settlement,
     StepCommit,
 )
-from orchestrator.domain.task import TaskState
 from orchestrator.domain.tolerant import JournalValue
-from orchestrator.domain.turns import MOST_URGENT, TurnRules
-from orchestrator.errors import LeaseLost, NewerJournal
+from orchestrator.domain.turns import TurnRules
+from orchestrator.errors import NewerJournal
 from orchestrator.store.delegations import DelegationPart
 from orchestrator.store.engine import jsonb, text
-from orchestrator.store.fenced_commit import DELEGATIONS, WRITE_STATE, FencedCommit, fence_of
+from orchestrator.store.fenced_commit import FencedCommit, fence_of, lease_lost
 from orchestrator.store.history import load_history
 from orchestrator.store.offers import keep_offer
-from orchestrator.store.questions import question_of
-from orchestrator.store.rows import (
-    context_of,
-    delegation_of,
-    pending_event_of,
-    step_of,
-    task_of,
-)
+from orchestrator.store.rows import task_of
 from orchestrator.store.spending import write_reservation
-from orchestrator.store.turns import AGED
-
-_CLAIM = text(f"""
-    UPDATE tasks SET
-        epoch = epoch + 1,
-        lease_owner = :owner,
-        lost_leases = lost_leases + CASE WHEN lease_until IS NULL THEN 0 ELSE 1 END,
-        lease_until = now() + CAST(:lease_for AS interval),
-        due_at = now() + CAST(:lease_for AS interval),
-        aged = least({MOST_URGENT}, aged + coalesce({AGED.format(since="ready_at")}, 0)),
-        ready_at = NULL,
-        rings = 0,
-        woken = false,
-        spent_tokens = spent_tokens + reserved_tokens,
-        spent_money = spent_money + reserved_money,
-        reserved_tokens = 0,
-        reserved_money = 0,
-        state = CASE WHEN state = 'compensating' THEN state ELSE 'processing' END,
-        waits_for = NULL,
-        updated_at = now()
-    WHERE task_id = :task_id AND next_step = :step AND NOT paused
-      AND state IN ('received', 'processing', 'waiting', 'compensating')
-      AND (lease_until IS NULL OR lease_until < now())
-      AND (state NOT IN ('waiting', 'compensating') OR woken OR cancel_requested OR due_at <= now())
-      AND (state <> 'received' OR not_before IS NULL OR not_before <= now())
-    RETURNING *
-""")  # noqa: S608  # constants of ours only
-
-_LOAD = text("""
-    SELECT
-        (SELECT to_jsonb(c) FROM task_contexts c WHERE c.task_id = :task_id) AS context,
-        (SELECT jsonb_agg(e ORDER BY e.id) FROM (
-            SELECT id, event_type, body, received_at FROM inbox
-            WHERE task_id = :task_id AND state IN ('pending', 'early')) e) AS events,
-        (SELECT jsonb_agg(q ORDER BY q.asked_at, q.ref) FROM questions q
-            LEFT JOIN steps s ON s.task_id = q.task_id AND s.step_number = q.step_number
-            WHERE q.task_id = :task_id AND NOT coalesce(s.superseded, false)
-              AND (q.state IN ('open', 'answered') OR q.step_number = :step)) AS questions
-""")
-
-_NOT_CLAIMED = text("SELECT state, paused, next_step, lease_until >= now() AS held FROM tasks WHERE task_id = :task_id")
+from orchestrator.store.step_calls import CLAIM, COMMIT, claim_of, committed_of, usual_commit
 
 _RELEASE = text("""
     UPDATE tasks SET lease_owner = NULL, lease_until = NULL, due_at = :retry_at, updated_at = now()
@@ -130,43 +79,24 @@ class StepPart(DelegationPart):
             "lease_for": lease_for,
             "ageing": self.turns.ageing.total_seconds(),
         }
-
-        def work(connection: Connection) -> Claim | NotClaimed:
-            row = connection.execute(_CLAIM, parameters).mappings().first()
-            if row is None:
-                return _why_not(connection, task_id, step)
-            loaded = connection.execute(_LOAD, {"task_id": task_id, "step": step}).one()
-            if loaded.context["context"]["current_state"] != row["state"]:
-                connection.execute(WRITE_STATE, {"task_id": task_id, "state": row["state"]})
-            step_row = (
-                connection.execute(
-                    text("SELECT * FROM steps WHERE task_id = :task_id AND step_number = :step"), parameters
-                )
-                .mappings()
-                .first()
-            )
-            delegations: tuple[Delegation, ...] = ()
-            if step_row is not None:
-                rows = connection.execute(DELEGATIONS, parameters).mappings()
-                delegations = tuple(delegation_of(r) for r in rows)
-            claim = Claim(
-                lease=Lease(task_id, step, row["epoch"], owner),
-                task=task_of(row),
-                context=context_of(loaded.context),
-                step=None if step_row is None else step_of(step_row),
-                delegations=delegations,
-                events=tuple(_event_of_json(e) for e in loaded.events or ()),
-                questions=tuple(question_of(q) for q in loaded.questions or ()),
-            )
-            _refuse_what_is_newer(claim)
-            return claim
-
         # A claim that a crash of PostgreSQL forgets has done nothing yet: it need not wait for the disk.
-        return self.transact(work, durable=False)
+        answer = self.call(CLAIM, parameters, durable=False)
+        if answer["refused"] is not None:
+            return NotClaimed(answer["refused"])
+        claim = claim_of(Lease(task_id, step, answer["task"]["epoch"], owner), answer)
+        _refuse_what_is_newer(claim)
+        return claim
 
     def commit(self, lease: Lease, commit: StepCommit) -> Committed:
         """Write one fenced transaction."""
         offer = commit.offer if commit.offer is not None and commit.offer.digest not in self.kept_offers else None
+        parameters = usual_commit(lease, commit, self.stall) if offer is None else None
+        if parameters is not None:
+            answer = self.call(COMMIT, parameters)
+            if answer["outcome"] == "lost":
+                raise lease_lost(lease)
+            if answer["outcome"] == "written":
+                return committed_of(lease, commit, answer)
 
         def work(connection: Connection) -> Committed:
             if offer is not None:
@@ -181,9 +111,7 @@ class StepPart(DelegationPart):
     def reserve(self, lease: Lease, spent: Spent) -> None:
         """Write what is spent and reserved, before a model is asked."""
         if not self.transact(lambda connection: write_reservation(connection, fence_of(lease), spent)):
-            raise LeaseLost(
-                f"step {lease.step} of task {lease.task_id!r} was taken over or has ended", task_id=lease.task_id
-            )
+            raise lease_lost(lease)
 
     def release(self, leases: Sequence[Lease], retry_at: datetime) -> Sequence[Dispatch]:
         """Hand steps back unfinished; returns the doorbells of those that were still held."""
@@ -256,20 +184,3 @@ def _refuse_what_is_newer(claim: Claim) -> None:
             hint="A newer worker goes on with it; upgrade this one.",
             task_id=claim.task.task_id,
         )
-
-
-def _event_of_json(data: dict[str, Any]) -> PendingEvent:
-    return pending_event_of({**data, "received_at": datetime.fromisoformat(data["received_at"])})
-
-
-def _why_not(connection: Connection, task_id: str, step: int) -> NotClaimed:
-    row = connection.execute(_NOT_CLAIMED, {"task_id": task_id}).first()
-    if row is None:
-        return NotClaimed.NO_TASK
-    if TaskState(row.state).is_terminal:
-        return NotClaimed.ENDED
-    if row.next_step != step:
-        return NotClaimed.NOT_NEXT
-    if row.paused:
-        return NotClaimed.PAUSED
-    return NotClaimed.HELD if row.held else NotClaimed.NOT_DUE
