@@ -3,6 +3,9 @@
 `requests`' time-out bounds each wait for a byte, not their sum. So a watchdog closes the exchange's socket when its
 time is up, wherever it is: waiting for headers, reading a body, or sending. Whether the request may have reached the
 agent is known from the connection itself: `Broken.sent`.
+
+Addresses are prepared by `requests`, once for each; exchanges go straight to the pool that it would use. Its sessions
+merge settings, cookies and redirects for each request, none of which are wanted here, at the price of half a step.
 """
 
 from __future__ import annotations
@@ -16,15 +19,16 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.cookiejar import DefaultCookiePolicy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
+from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import DecodeError, HTTPError
 
 from orchestrator.agents import connections
 
@@ -200,18 +204,6 @@ class _TlsPool(_Releasing, HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
 
 
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _TlsPool}
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002 - requests' signature
-        """No redirect is one: even when told not to follow, requests would read its body whole, past every cap."""
-        return None
-
-
 class Transport:
     """Exchanges with agents; safe to share between threads.
 
@@ -222,19 +214,31 @@ class Transport:
 
     def __init__(self, concurrency: int, ca_file: Path | None = None) -> None:
         self._watchdog = _Watchdog()
-        self._session = _Session()
-        # Neither proxies nor .netrc of the machine: agents are reached as agents.yaml says.
-        self._session.trust_env = False
-        self._session.verify = True if ca_file is None else str(ca_file)
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._session.headers.clear()
-        adapter = _Adapter(pool_connections=100, pool_maxsize=max(_LEAST_KEPT, 2 * concurrency), max_retries=0)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        self._idle = max(_LEAST_KEPT, 2 * concurrency)
+        self._ca_file = requests.certs.where() if ca_file is None else str(ca_file)
+        self._pools: dict[tuple[str, str, int | None], HTTPConnectionPool] = {}
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close idle connections."""
-        self._session.close()
+        with self._lock:
+            pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            pool.close()
+
+    def _pool(self, scheme: str, host: str, port: int | None) -> HTTPConnectionPool:
+        """The connections to one host. Neither proxies nor .netrc of the machine: agents are reached as told."""
+        key = (scheme, host, port)
+        if (known := self._pools.get(key)) is not None:
+            return known
+        with self._lock:
+            if key not in self._pools:
+                self._pools[key] = (
+                    _TlsPool(host, port, maxsize=self._idle, cert_reqs="CERT_REQUIRED", ca_certs=self._ca_file)
+                    if scheme == "https"
+                    else _PlainPool(host, port, maxsize=self._idle)
+                )
+            return self._pools[key]
 
     def exchange(
         self,
@@ -269,27 +273,55 @@ class Transport:
         timeout: tuple[float, float],
         max_bytes: int,
     ) -> Answer:
-        with self._session.request(
-            method, url, headers=dict(headers), data=body, timeout=timeout, allow_redirects=False, stream=True
-        ) as response:
-            defect = ""
-            content: bytes | None
-            try:
-                content = _read(response, max_bytes)
-                if content is None:
-                    defect = "larger than max_reply_bytes"
-            except requests.exceptions.ContentDecodingError as error:
-                # Status and headers are whole: a refusal is one, whatever became of its words.
-                content, defect = None, f"not {response.headers.get('Content-Encoding', '')[:50]}: {_reason(error)}"
-            if _guard().expired:
-                raise requests.Timeout("the deadline passed while the answer was read")
-            return Answer(response.status_code, dict(response.headers), content, defect)
+        scheme, host, port, path = _prepared(url)
+        response = self._pool(scheme, host, port).urlopen(
+            method,
+            path,
+            body,
+            headers,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            timeout=Timeout(*timeout),
+            preload_content=False,
+            decode_content=False,
+        )
+        content, defect = None, ""
+        try:
+            content = _read(response, max_bytes)
+            if content is None:
+                defect = "larger than max_reply_bytes"
+        except DecodeError as error:
+            # Status and headers are whole: a refusal is one, whatever became of its words.
+            defect = f"not {response.headers.get('Content-Encoding', '')[:50]}: {_reason(error)}"
+        finally:
+            if content is None:
+                response.close()
+            response.release_conn()
+        if _guard().expired:
+            raise TimeoutError("the deadline passed while the answer was read")
+        return Answer(response.status, dict(response.headers), content, defect)
 
 
-def _read(response: requests.Response, max_bytes: int) -> bytes | None:
+@lru_cache(maxsize=1024)
+def _prepared(url: str) -> tuple[str, str, int | None, str]:
+    """Scheme, host, port and path of an address, as `requests` understands it.
+
+    Raises:
+        requests.RequestException: it is none.
+    """
+    prepared = requests.PreparedRequest()
+    prepared.prepare_url(url, None)
+    parts = urlsplit(str(prepared.url))
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise requests.exceptions.InvalidURL(f"{url!r} is no address of http or https")
+    return parts.scheme, parts.hostname, parts.port, prepared.path_url
+
+
+def _read(response: BaseHTTPResponse, max_bytes: int) -> bytes | None:
     """The body, decompressed; None beyond the cap: the rest is neither read nor unpacked."""
     parts, size = [], 0
-    for part in response.iter_content(_CHUNK):
+    for part in response.stream(_CHUNK, decode_content=True):
         size += len(part)
         if size > max_bytes:
             return None

@@ -32,6 +32,10 @@ from orchestrator.limits.own import OwnBounds, interval_of, tolerance_of
 log = logging.getLogger(__name__)
 
 BEATS_A_LEASE = 3
+CALM_FOR = 1.0
+"""Seconds in which an agent that has just answered well, and that only a breaker watches over, is called without asking
+Redis. What another worker notices of it is known here so much later; a failure here is told at once."""
+
 AWAY_FOR = 1.0
 """Seconds in which a Redis that did not answer is not asked again."""
 
@@ -81,6 +85,7 @@ class SharedLimits:
         self._look = client.register_script(scripts.LOOK)
         self._lock = threading.Lock()
         self._held: dict[str, Limited] = {}
+        self._calm_until: dict[str, float] = {}
         self._away_until = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -91,6 +96,8 @@ class SharedLimits:
         """Ask to make one call. Raises nothing."""
         if not what.bounded:
             return _Permit(self, what, "")
+        if self._is_calm(what):
+            return _CalmPermit(self, what)
         permit = secrets.token_hex(8)
         answer = self._ask(self._enter, what, self._question(what, permit, waiter))
         if answer is None:
@@ -111,6 +118,7 @@ class SharedLimits:
         """Give a permit back; see `Permit.leave`."""
         if not permit:
             return
+        self.note(what, well)
         with self._lock:
             if self._held.pop(permit, None) is None:
                 return
@@ -126,6 +134,23 @@ class SharedLimits:
             except OrchestratorError as error:
                 # They have a due time of their own.
                 log.info("limits.not_woken", extra={"what": what.key, "why": str(error)})
+
+    def note(self, what: Limited, well: bool | None) -> None:
+        """Remember how a call of something went that only a breaker watches over."""
+        if well and _only_breaker(what):
+            self._calm_until[what.key] = time.monotonic() + CALM_FOR
+        elif well is False:
+            self._calm_until.pop(what.key, None)
+
+    def ill(self, what: Limited) -> None:
+        """Tell of a failed call for which no permit was asked."""
+        self.note(what, False)
+        answer = self._ask(self._leave, what, self._farewell(what, "", False))
+        if answer is not None and (opened := int(answer[0])):
+            log.warning("limits.breaker_open", extra={"what": what.key, "failures": opened})
+
+    def _is_calm(self, what: Limited) -> bool:
+        return time.monotonic() < self._calm_until.get(what.key, 0.0) and _only_breaker(what)
 
     def look(self, names: Sequence[Limited]) -> Sequence[LimitState] | None:
         """How it stands with each; None where Redis does not answer."""
@@ -231,6 +256,25 @@ class _Permit:
     def leave(self, well: bool | None) -> None:
         """The call is over."""
         self._limits.leave(self._what, self._permit, well)
+
+
+class _CalmPermit:
+    """The right to call an agent that answers well and that nothing but a breaker holds back."""
+
+    def __init__(self, limits: SharedLimits, what: Limited) -> None:
+        self._limits = limits
+        self._what = what
+        self._left = False
+
+    def leave(self, well: bool | None) -> None:
+        """The call is over."""
+        if not self._left and well is False:
+            self._limits.ill(self._what)
+        self._left = True
+
+
+def _only_breaker(what: Limited) -> bool:
+    return what.max_concurrency is None and what.rate is None
 
 
 def _busy(what: Limited, waiter: Dispatch, least: float, waiting: int) -> NotNow:

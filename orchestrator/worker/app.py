@@ -14,7 +14,7 @@ from celery.signals import setup_logging
 from orchestrator import fault_points, logs
 from orchestrator.errors import ConfigurationError
 from orchestrator.settings import get_settings
-from orchestrator.worker.guard import guard_channels, guard_reconnecting
+from orchestrator.worker.guard import guard_channels, guard_reconnecting, share_clients
 from orchestrator.worker.pool import use_our_threads
 
 
@@ -35,6 +35,7 @@ def make_app() -> Celery:
         raise SystemExit(2) from None
     guard_channels()
     guard_reconnecting()
+    share_clients()
     use_our_threads()
     app = Celery("orchestrator", set_as_current=True)
     app.config_from_object("celeryconfig")

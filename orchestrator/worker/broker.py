@@ -34,11 +34,9 @@ def broker_tls(settings: Settings) -> dict[str, Any] | None:
 def transport_options(settings: Settings) -> dict[str, Any]:
     """kombu's options for Redis; lengths of time in seconds."""
     options: dict[str, Any] = {
-        # A message unacknowledged for longer comes again. Leases make that harmless, so it only has to be rare.
-        "visibility_timeout": 900,
-        # Look for such messages often: kombu does so every 100 s unless both are lowered.
-        "unacked_restore_interval": 5,
-        "unacked_restore_throttle": 1,
+        # What a worker has in hand is not kept in Redis besides: a doorbell lost with its worker is rung by the sweep
+        # within seconds, and two round trips a message are spared. A worker that is stopped puts its messages back.
+        "ack_emulation": False,
         # A Redis that hangs raises instead of holding a step for ever.
         "socket_timeout": 5,
         "socket_connect_timeout": 3,

@@ -1,15 +1,23 @@
 """The chain of a task's steps, as Celery carries it: delivery, never state.
 
-A doorbell is a chain of one step whose root id is the task's id; a running step appends its successor, so all Celery
+A doorbell is a chain of one step whose root id is the task's id; a running step sends its successor, so all Celery
 tasks of a business task hang under one root and carry ``task_id`` as a keyword, by which Flower finds them.
+
+Messages are written as Celery and kombu would write them (protocol 2), without what a chain, a producer and routing
+cost for each: a step's message is the same each time but for its ids.
 """
 
 from __future__ import annotations
 
+import base64
+import json
+import socket
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from os import getpid
 from typing import Any
-
-from celery import Celery, chain
-from celery.canvas import Signature
 
 from orchestrator.domain.journal import Dispatch
 from orchestrator.worker.names import (
@@ -23,35 +31,117 @@ from orchestrator.worker.names import (
 )
 
 
-def signature_of(app: Celery, doorbell: Dispatch) -> Signature:
-    """One step or delegation, to be sent or appended. Immutable: what the step before returned is nothing to it."""
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """One message to send: which Celery task, with which ids, into which list."""
+
+    celery_id: str
+    name: str
+    place: dict[str, Any]
+    """Its keyword arguments."""
+    root_id: str
+    parent_id: str | None
+    queue: str
+    priority: int
+    """The broker's: 0 is served first."""
+
+
+def ring_of(doorbell: Dispatch, parent_id: str | None = None) -> Ring:
+    """The message that a doorbell is, sent by the Celery task ``parent_id`` or by nobody in particular."""
     place: dict[str, Any] = {"task_id": doorbell.task_id, "step": doorbell.step}
     if doorbell.index is not None:
         place["index"] = doorbell.index
-    return Signature(
-        STEP if doorbell.index is None else DELEGATE,
-        kwargs=place,
-        immutable=True,
-        app=app,
-        options={
-            "task_id": celery_id(**place),
-            "priority": broker_priority(doorbell.priority),
-            "queue": (LANE_QUEUES if doorbell.index is None else DELEGATION_QUEUES)[doorbell.lane],
-        },
-    )
-
-
-def ring(app: Celery, doorbell: Dispatch, producer: Any) -> None:
-    """Send a new chain that begins with this step or delegation."""
-    signature = signature_of(app, doorbell)
-    chain(signature, app=app).apply_async(
-        task_id=signature.options["task_id"],
+    return Ring(
+        celery_id=celery_id(**place),
+        name=STEP if doorbell.index is None else DELEGATE,
+        place=place,
         root_id=celery_root(doorbell.task_id),
-        priority=signature.options["priority"],
-        producer=producer,
+        parent_id=parent_id,
+        queue=(LANE_QUEUES if doorbell.index is None else DELEGATION_QUEUES)[doorbell.lane],
+        priority=broker_priority(doorbell.priority),
     )
 
 
-def append_successor(request: Any, app: Celery, doorbell: Dispatch) -> None:
-    """Let the running Celery task be followed by this step. Celery sends the last entry of the chain next."""
-    request.chain = [*(request.chain or ()), signature_of(app, doorbell)]
+def send(channel: Any, rings: Sequence[Ring]) -> None:
+    """Put these messages into their lists, in one round trip.
+
+    Args:
+        channel: kombu's channel to Redis.
+        rings: what to send, in this order.
+    """
+    with channel.conn_or_acquire() as client:
+        if len(rings) == 1:
+            client.lpush(channel._q_for_pri(rings[0].queue, rings[0].priority), message_of(rings[0]))
+            return
+        with client.pipeline(transaction=False) as pipe:
+            for ring in rings:
+                pipe.lpush(channel._q_for_pri(ring.queue, ring.priority), message_of(ring))
+            pipe.execute()
+
+
+def message_of(ring: Ring) -> str:
+    """What lies in Redis for it."""
+    body = json.dumps([[], ring.place, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    message = {
+        "body": base64.b64encode(body.encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {
+            "lang": "py",
+            "task": ring.name,
+            "id": ring.celery_id,
+            "shadow": None,
+            "eta": None,
+            "expires": None,
+            "group": None,
+            "group_index": None,
+            "retries": 0,
+            "timelimit": [None, None],
+            "root_id": ring.root_id,
+            "parent_id": ring.parent_id,
+            "argsrepr": "()",
+            "kwargsrepr": repr(ring.place),
+            "origin": _origin(),
+            "ignore_result": True,
+            "replaced_task_nesting": 0,
+            "stamped_headers": None,
+            "stamps": {},
+        },
+        "properties": {
+            "correlation_id": ring.celery_id,
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": ring.queue},
+            "priority": ring.priority,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid.uuid4()),
+        },
+    }
+    return json.dumps(message)
+
+
+def sent_event(ring: Ring) -> dict[str, Any]:
+    """The fields of Celery's event ``task-sent`` for it."""
+    return {
+        "uuid": ring.celery_id,
+        "root_id": ring.root_id,
+        "parent_id": ring.parent_id,
+        "name": ring.name,
+        "args": "()",
+        "kwargs": repr(ring.place),
+        "retries": 0,
+        "eta": None,
+        "expires": None,
+        "queue": ring.queue,
+        "exchange": "",
+        "routing_key": ring.queue,
+    }
+
+
+def _origin() -> str:
+    return _origin_of(getpid())
+
+
+@cache
+def _origin_of(pid: int) -> str:
+    return f"gen{pid}@{socket.gethostname()}"

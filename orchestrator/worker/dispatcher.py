@@ -14,10 +14,14 @@ from redis.exceptions import RedisError
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.turns import MOST_URGENT
 from orchestrator.errors import DispatchFailed
-from orchestrator.worker.chain import ring
+from orchestrator.worker.chain import ring_of, send, sent_event
+from orchestrator.worker.events import tell_sent
 from orchestrator.worker.names import DELEGATION_QUEUES, LANE_QUEUES, broker_priority
 
 _BROKER_TROUBLE = (OperationalError, KombuError, RedisError, OSError)
+
+_AT_ONCE = 500
+"""Messages that go to Redis in one round trip."""
 
 _MARK = "mark"
 """A hash beside the queues that goes when they do. (Of the commands that kombu puts its key prefix to.)"""
@@ -30,18 +34,20 @@ class CeleryDispatcher:
         self.app = app
 
     def dispatch(self, doorbells: Sequence[Dispatch]) -> None:
-        """Send each as a chain of its own.
+        """Send each as a chain of its own, under the Celery task that is at work here, if any.
 
         Raises:
             DispatchFailed: the broker did not take (all of) them; the sweep repeats what was lost.
         """
-        rung = 0
-        with self._producer(
-            lambda: f"{len(doorbells) - rung} of {len(doorbells)} step messages were not sent"
-        ) as producer:
-            for doorbell in doorbells:
-                ring(self.app, doorbell, producer)
-                rung += 1
+        if not doorbells:
+            return
+        current = self.app.current_worker_task
+        parent_id = None if current is None else current.request.id
+        rings = [ring_of(doorbell, parent_id) for doorbell in doorbells]
+        with self._producer(lambda: f"{len(rings)} step messages were not all sent") as producer:
+            for first in range(0, len(rings), _AT_ONCE):
+                send(producer.channel, rings[first : first + _AT_ONCE])
+            tell_sent(self.app, producer, map(sent_event, rings))
 
     def waiting(self) -> Sequence[int]:
         """Step and delegation messages waiting in the broker by place, those in a worker's hands not counted.

@@ -47,3 +47,21 @@ def guard_reconnecting() -> None:
 
     ensure_connection.guarded = True  # type: ignore[attr-defined]  # a mark on the function itself, read above
     Connection._ensure_connection = ensure_connection  # type: ignore[assignment,method-assign]  # that is the guard
+
+
+def share_clients() -> None:
+    """Let a channel keep its Redis client: kombu makes a new one for each command. May be repeated."""
+    original: Any = transport.Channel._create_client
+    if getattr(original, "shared", False):
+        return
+
+    def create_client(channel: Any, asynchronous: bool = False) -> Any:
+        if asynchronous:
+            return original(channel, asynchronous=True)
+        kept = channel.__dict__.get("_kept_client")
+        if kept is None or kept.connection_pool is not channel.pool:
+            kept = channel.__dict__["_kept_client"] = original(channel)
+        return kept
+
+    create_client.shared = True  # type: ignore[attr-defined]  # a mark on the function itself, read above
+    transport.Channel._create_client = create_client  # type: ignore[method-assign]  # a client is safe for threads

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
-
-from celery import Task
-from kombu.exceptions import OperationalError
 
 from orchestrator.domain.journal import Dispatch
 from orchestrator.errors import (
@@ -24,7 +20,6 @@ from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
-from orchestrator.worker.chain import append_successor
 from orchestrator.worker.names import ANSWER, CANCEL, DELEGATE, PAUSE, PRUNE, RESTART, RESUME, RETRY, STEP, SWEEP, UNDO
 
 log = logging.getLogger(__name__)
@@ -35,26 +30,8 @@ PRUNE_SECONDS = 60.0
 """How long one removal of old rows may take a worker's thread; it comes again every ten minutes."""
 
 
-class StepTask(Task):  # type: ignore[misc]  # celery ships no types
-    """A step whose work is committed stays a success, also where its successor's message cannot be sent."""
-
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Send; a successor that the broker does not take is left to the sweep."""
-        succeeds = options.get("parent_id") is not None
-        try:
-            sent = super().apply_async(args, kwargs, **options)
-        except OperationalError as error:
-            if not succeeds:
-                raise
-            log.warning("step.successor_not_sent", extra={"why": str(error), "then": "the sweep sends it"})
-            return None
-        if succeeds:
-            reach(FaultPoint.STEP_SUCCESSOR_SENT, (kwargs or {}).get("task_id", ""))
-        return sent
-
-
-@app.task(name=STEP, bind=True, base=StepTask, throws=(StepFailed,))  # type: ignore[untyped-decorator]  # celery ships no types
-def step(self: Any, *, task_id: str, step: int) -> str:
+@app.task(name=STEP, throws=(StepFailed,))  # type: ignore[untyped-decorator]  # celery ships no types
+def step(*, task_id: str, step: int) -> str:
     """Run one step of a business task.
 
     Returns:
@@ -74,7 +51,7 @@ def step(self: Any, *, task_id: str, step: int) -> str:
     _ring(result.doorbells)
     if result.next is None:
         return _text(result.outcome, result.detail)
-    append_successor(self.request, app, result.next)
+    _send_successor(result.next)
     return _text(result.outcome, result.detail) if result.detail else f"next step {result.next.step}"
 
 
@@ -214,6 +191,17 @@ def prune() -> str:
         log.warning("retention.postponed", extra={"why": str(error)})
         return _text("postponed", str(error))
     return ", ".join(f"{kept.value} {count}" for kept, count in removed.items())
+
+
+def _send_successor(doorbell: Dispatch) -> None:
+    """Send the next step; its work is committed, so one that the broker does not take is left to the sweep."""
+    try:
+        worker_parts().dispatcher.dispatch([doorbell])
+    except DispatchFailed as error:
+        told = {"task_id": doorbell.task_id, "why": str(error), "then": "the sweep sends it"}
+        log.warning("step.successor_not_sent", extra=told)
+    else:
+        reach(FaultPoint.STEP_SUCCESSOR_SENT, doorbell.task_id)
 
 
 def _ring(doorbells: Sequence[Dispatch]) -> None:
