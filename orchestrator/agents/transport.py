@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -215,7 +216,7 @@ class Transport:
     def __init__(self, concurrency: int, ca_file: Path | None = None) -> None:
         self._watchdog = _Watchdog()
         self._idle = max(_LEAST_KEPT, 2 * concurrency)
-        self._ca_file = requests.certs.where() if ca_file is None else str(ca_file)
+        self._ca_file = DEFAULT_CA_BUNDLE_PATH if ca_file is None else str(ca_file)
         self._pools: dict[tuple[str, str, int | None], HTTPConnectionPool] = {}
         self._lock = threading.Lock()
 

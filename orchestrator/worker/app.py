@@ -14,6 +14,7 @@ from celery.signals import setup_logging
 from orchestrator import fault_points, logs
 from orchestrator.errors import ConfigurationError
 from orchestrator.settings import get_settings
+from orchestrator.worker.events import BufferedEvents
 from orchestrator.worker.guard import guard_channels, guard_reconnecting, share_clients
 from orchestrator.worker.pool import use_our_threads
 
@@ -39,6 +40,7 @@ def make_app() -> Celery:
     use_our_threads()
     app = Celery("orchestrator", set_as_current=True)
     app.config_from_object("celeryconfig")
+    app.steps["consumer"].add(BufferedEvents)
     if "flower.options" in sys.modules:
         from orchestrator.worker.flower import set_defaults
 

@@ -21,7 +21,6 @@ from orchestrator.errors import ConfigurationError, StoreUnavailable
 from orchestrator.logs import mask
 from orchestrator.settings import get_settings
 from orchestrator.wiring import built_worker_parts, check_worker, close_worker_parts, worker_parts
-from orchestrator.worker.events import in_worker
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,6 @@ def refuse_what_cannot_work(options: dict[str, Any] | None = None, **_: Any) -> 
 @worker_ready.connect  # type: ignore[untyped-decorator]  # celery ships no types
 def warm_up(sender: Any = None, **_: Any) -> None:
     """Build everything before the first step asks for it; on prefork the children do so themselves."""
-    in_worker(sender)
     pool = getattr(getattr(sender, "controller", None), "pool", None) or getattr(sender, "pool", None)
     if "prefork" not in type(pool).__module__:
         worker_parts()
