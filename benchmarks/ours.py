@@ -3,7 +3,7 @@
 The processes are the product's own, with the settings of the run in their environment; nothing in them knows that it
 is measured. The planner is `rules:`, trivial on three agents in a row.
 
-``python -m benchmarks.ours TASKS [one-after-another]``
+``python -m benchmarks.ours TASKS [one-after-another | at-rate TASKS_A_SECOND | size BYTES]``
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ class Orchestrator:
         self._connection = psycopg2.connect(env["DATABASE_URL"])
         self._connection.autocommit = True
         self._offset = 0
+        self.filler = ""
+        """Put into each task's context, for its size."""
 
     def run(self, tasks: int, patience: float = 300.0) -> Finished:
         """Accept so many tasks, and wait until all are completed.
@@ -58,11 +60,23 @@ class Orchestrator:
         for first in range(0, tasks, BATCH):
             batch = [self._received(f"{run_id}-{number}") for number in range(first, min(first + BATCH, tasks))]
             self._accept.take_in(batch).ring()
+        return self._finished(run_id, begun, tasks, patience)
+
+    def _finished(self, run_id: int, begun: float, tasks: int, patience: float) -> Finished:
         while (done := self._completed(run_id)) < tasks:
             if time.perf_counter() - begun > patience:
                 raise TimeoutError(f"{done} of {tasks} tasks were completed within {patience:.0f} s")
-            time.sleep(0.02)
+            time.sleep(0.05 if tasks > 1 else 0.02)
         return Finished(time.perf_counter() - begun, tasks * STEPS, self._task_seconds(run_id))
+
+    def at_rate(self, tasks: int, rate: float) -> Finished:
+        """Accept tasks one by one at this rate (tasks a second), whatever becomes of them; then as `run`."""
+        run_id = time.time_ns()
+        begun = time.perf_counter()
+        for number in range(tasks):
+            time.sleep(max(0.0, begun + number / rate - time.perf_counter()))
+            self._accept.take_in([self._received(f"{run_id}-{number}")]).ring()
+        return self._finished(run_id, begun, tasks, 300.0)
 
     def one_after_another(self, tasks: int) -> Sequence[float]:
         """Seconds of tasks that are alone on an idle system, sorted."""
@@ -76,7 +90,12 @@ class Orchestrator:
     def _received(self, task_id: str) -> Received:
         self._offset += 1
         record = Record("bench", 0, self._offset, time.time_ns() // 1_000_000, task_id.encode(), task_id.encode())
-        return Received(record, TaskMessage(task_id, "Find all.", tuple(fields()), {"f0": "v"}))
+        return Received(
+            record,
+            TaskMessage(
+                task_id, "Find all.", tuple(fields()), {"f0": "v"} | ({"filler": self.filler} if self.filler else {})
+            ),
+        )
 
     def _completed(self, run_id: int) -> int:
         with self._connection.cursor() as cursor:
@@ -99,8 +118,12 @@ def main() -> None:
     if sys.argv[2:] == ["one-after-another"]:
         report(task_seconds=driver.one_after_another(int(sys.argv[1])))
     else:
+        how = sys.argv[2:]
+        if how[:1] == ["size"]:
+            driver.filler = "x" * int(how[1])
         cpu = time.process_time()
-        finished = driver.run(int(sys.argv[1]))
+        tasks = int(sys.argv[1])
+        finished = driver.at_rate(tasks, float(how[1])) if how[:1] == ["at-rate"] else driver.run(tasks)
         cpu = time.process_time() - cpu
         report(seconds=finished.seconds, cpu=cpu, steps=finished.steps, task_seconds=finished.task_seconds)
     driver.close()

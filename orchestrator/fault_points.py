@@ -65,6 +65,8 @@ class FaultPoint(StrEnum):
     """A compensation is recorded; the next has not begun."""
     STEP_ENDED = "step.ended"
     """The step's last commit is written; its successor's doorbell has not rung."""
+    STEP_GONE_ON = "step.gone_on"
+    """The step's last commit is written and has claimed its successor for the same worker; nothing of that is done."""
     STEP_SUCCESSOR_SENT = "step.successor_sent"
     """The successor's doorbell has rung; the step's own message is not acknowledged."""
     SWEEP_MARKED = "sweep.marked"

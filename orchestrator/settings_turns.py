@@ -29,6 +29,14 @@ class TurnSettings(BaseModel):
         {},
         doc="Most tasks in flight by tenant: `*=200,acme=500`; `*` are all tenants not named. Empty: no cap.",
     )
+    straight_on: float = _setting(
+        "ORCHESTRATOR_STRAIGHT_ON",
+        0.0,
+        doc="Seconds for which a worker does a task's next steps itself, with no message for each, while nothing more "
+        "urgent waits; 0: each step is a message of its own.",
+        ge=0,
+        le=3600,
+    )
 
     # -- limits
     model_concurrency: Counts = _setting(

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from orchestrator.worker.dispatcher import CeleryDispatcher
     from orchestrator.worker.drain import Drain
     from orchestrator.worker.leases import Heartbeat
+    from orchestrator.worker.straight_on import StraightOn
 
 # -- single parts -----------------------------------------------------------------------------------------------------
 
@@ -255,6 +256,7 @@ class WorkerParts:
     drain: Drain
     retention: Retention
     answers: Answers
+    straight_on: StraightOn
 
     def close(self) -> None:
         """Close connections and end the heartbeat."""
@@ -284,6 +286,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
     """Build a worker process's parts, the planner ready to answer."""
     from orchestrator.worker.drain import Drain
     from orchestrator.worker.leases import Heartbeat
+    from orchestrator.worker.straight_on import StraightOn
 
     store = build_store(settings, "orchestrator-worker")
     dispatcher = build_dispatcher(settings)
@@ -360,6 +363,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         drain=drain,
         retention=build_retention(settings, store),
         answers=build_answers(settings, store),
+        straight_on=StraightOn(settings.straight_on, dispatcher.waiting),
     )
 
 

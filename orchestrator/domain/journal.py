@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -163,6 +163,11 @@ class GoOn:
 class NextStep:
     """The step is finished; the next number follows at once."""
 
+    owner: str | None = None
+    """Who goes straight on with it: takes its lease in the same commit, unless the task is paused or to be canceled."""
+    lease_for: timedelta | None = None
+    """How long that lease lasts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -308,6 +313,10 @@ class Committed:
     """Where ``Complete`` was asked and events came in meanwhile: nothing was written; merge them and commit again."""
     doorbells: tuple[Dispatch, ...] = ()
     """Delegations that the commit made due: ring for them."""
+    claim: Claim | None = None
+    """The next step's, where `NextStep` named an owner and nothing stood against it. Its history is not loaded."""
+    finished: Step | None = None
+    """The step that this commit finished, where ``claim`` is given."""
 
     @property
     def refused_for_events(self) -> bool:

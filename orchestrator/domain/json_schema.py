@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from orchestrator.domain.ids import canonical_json
+from orchestrator.domain.quick_fit import Fits, quick_fit
 
 
 @lru_cache(maxsize=1024)
@@ -18,24 +19,28 @@ def _validator(schema_text: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads(schema_text))
 
 
-_by_identity: dict[int, tuple[Mapping[str, Any], Draft202012Validator]] = {}
+_by_identity: dict[int, tuple[Mapping[str, Any], Draft202012Validator, Fits | None]] = {}
 
 
-def _validator_of(schema: Mapping[str, Any]) -> Draft202012Validator:
+def _validator_of(schema: Mapping[str, Any]) -> tuple[Draft202012Validator, Fits | None]:
     # Schemas live as long as the registry; looking them up by identity spares a canonical dump on every call. The
     # schema itself is kept beside its validator, so that its id cannot be given to another object.
     known = _by_identity.get(id(schema))
     if known is not None:
-        return known[1]
+        return known[1], known[2]
     validator = _validator(canonical_json(schema))
+    fits = quick_fit(schema)
     if len(_by_identity) < 4096:
-        _by_identity[id(schema)] = (schema, validator)
-    return validator
+        _by_identity[id(schema)] = (schema, validator, fits)
+    return validator, fits
 
 
 def schema_problem(schema: Mapping[str, Any], value: Any) -> str | None:
     """What is wrong with ``value`` under ``schema``, as one sentence that ends with the place; None if it fits."""
-    return _problem(_validator_of(schema), value)
+    validator, fits = _validator_of(schema)
+    if fits is not None and fits(value):
+        return None
+    return _problem(validator, value)
 
 
 def passing_schema_problem(schema: Mapping[str, Any], value: Any) -> str | None:

@@ -15,6 +15,7 @@ from typing import Protocol
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.journal import (
     Cancel,
+    Claim,
     Complete,
     Dispatch,
     Fail,
@@ -44,7 +45,7 @@ from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper
 from orchestrator.flow.progress import no_progress, same_again, used_up
 from orchestrator.flow.purse import TurnPurse
 from orchestrator.flow.select_agents import select_agents
-from orchestrator.flow.turn import StepLimits, StepResult, Turn, now, patiently
+from orchestrator.flow.turn import GoesOn, StepLimits, StepResult, Turn, now, patiently
 from orchestrator.flow.waiting import after_wait, as_it_now_is, begin_question, begin_wait, take_answers
 
 __all__ = ["StepLimits", "StepResult", "StepRunner"]
@@ -84,8 +85,11 @@ class StepRunner:
         self.limits = limits
         self.stopping = stopping
 
-    def run(self, task_id: str, step: int) -> StepResult:
+    def run(self, task_id: str, step: int, goes_on: GoesOn = lambda _: False) -> StepResult:
         """Execute one step, or end quietly where the doorbell rang for nothing.
+
+        Where ``goes_on`` says so of its successor, that is claimed with the last commit and given as the result's
+        ``claim``: the caller has to `go_on` with it.
 
         Raises:
             StoreUnavailable: PostgreSQL stays away; nothing is lost, the sweep rings again.
@@ -102,11 +106,23 @@ class StepRunner:
             log.info("step.skipped", extra={"task_id": task_id, "step": step, "why": claim.value})
             return StepResult("skipped", claim.value)
         reach(FaultPoint.STEP_CLAIMED, task_id)
+        return self._under_lease(claim, goes_on)
+
+    def go_on(self, claim: Claim, goes_on: GoesOn) -> StepResult:
+        """Execute a step that was claimed with the last commit of the one before; else as `run`."""
+        if self.stopping():
+            doorbells = self.store.release([claim.lease], now())
+            return StepResult("handed back", "this worker stops", next=next(iter(doorbells), None))
+        return self._under_lease(claim, goes_on)
+
+    def _under_lease(self, claim: Claim, goes_on: GoesOn) -> StepResult:
+        task_id, step = claim.task.task_id, claim.lease.step
         with self.leases.hold(claim.lease):
             try:
                 if claim.task.state is TaskState.COMPENSATING:
                     return Undo(self.store, claim, self.agents, self.client, self.limits, self.stopping).run()
-                return self._run(Turn(self.store, claim, self.event_types, self.limits, self.stopping))
+                turn = Turn(self.store, claim, self.event_types, self.limits, self.stopping, goes_on, self.owner)
+                return self._run(turn)
             except LeaseLost as error:
                 log.warning("step.fenced", extra={"task_id": task_id, "step": step, "why": str(error)})
                 return StepResult("fenced", "another worker took this step over")

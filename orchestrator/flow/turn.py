@@ -88,6 +88,12 @@ class StepResult:
     """The successor to send, where there is one."""
     doorbells: tuple[Dispatch, ...] = ()
     """Delegations to send, each as a Celery task of its own."""
+    claim: Claim | None = None
+    """The successor's, taken with this step's last commit: whoever ran this step goes straight on, and rings nobody."""
+
+
+GoesOn = Callable[[Dispatch], bool]
+"""Says whether whoever runs a step goes straight on with this one, its successor."""
 
 
 class Turn:
@@ -100,9 +106,13 @@ class Turn:
         event_types: EventTypes,
         limits: StepLimits,
         stopping: Callable[[], bool] = lambda: False,
+        goes_on: GoesOn = lambda _: False,
+        owner: str = "",
     ) -> None:
         self.store = store
         self.limits = limits
+        self._goes_on = goes_on
+        self._owner = owner
         self.stopping = stopping
         """Whether this worker was told to stop: then no further call is begun."""
         self.lease = claim.lease
@@ -269,14 +279,31 @@ class Turn:
             self._changes, self._merged, self.context = [], [], self._saved
             reason = f"the context would have {size} bytes; ORCHESTRATOR_MAX_CONTEXT_BYTES allows fewer"
             commit = replace(commit, then=Fail("context_too_large", reason))
-        commit = replace(commit, then=self._in_time(commit.then))
+        commit = replace(commit, then=self._straight_on(self._in_time(commit.then)))
         committed = self.write(commit)
         rounds = 0
         while committed.refused_for_events:
             self.merge(committed.late_events)
             rounds += 1
             committed = self.write(commit if rounds < _EVENT_ROUNDS else replace(commit, then=NextStep()))
-        return _result(self.task, commit.then, committed)
+        result = _result(self.task, commit.then, committed)
+        if committed.claim is None:
+            return result
+        return replace(result, claim=replace(committed.claim, history=self._history_after(committed)))
+
+    def _straight_on(self, then: Then) -> Then:
+        """The next step claimed in the same commit, where whoever runs this one goes straight on."""
+        if not isinstance(then, NextStep) or self.stopping():
+            return then
+        following = Dispatch(self.task.task_id, self.lease.step + 1, self.task.urgency, self.task.lane)
+        return NextStep(self._owner, self.limits.lease_for) if self._goes_on(following) else then
+
+    def _history_after(self, committed: Committed) -> tuple[HistoryEntry, ...] | None:
+        """The history as the next step would load it; None: it has to, since people were asked something."""
+        if self._history is None or committed.finished is None or self.questions:
+            return None
+        before = [entry for entry in self._history if entry.step.number != self.lease.step]
+        return (*before, HistoryEntry(committed.finished, committed.delegations))
 
     def _in_time(self, then: Then) -> Then:
         """A wait that is over no later than the task's time, so that the task fails then and not when somebody asks."""

@@ -16,6 +16,8 @@ from typing import Any, Literal, get_args
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
+from orchestrator.domain.quick_fit import Fits, quick_fit
+
 Envelope = Literal["task", "event", "task-answer", "agent-reply", "task-update", "dead-letter"]
 ENVELOPES: tuple[Envelope, ...] = get_args(Envelope)
 
@@ -41,6 +43,12 @@ def _validator(envelope: Envelope) -> Draft202012Validator:
     return Draft202012Validator(schema(envelope))
 
 
+@cache
+def _quick_fit(envelope: Envelope) -> Fits | None:
+    return quick_fit(schema(envelope))
+
+
+@cache
 def known_fields(envelope: Envelope) -> frozenset[str]:
     """The fields that the schema lists; others are kept as they are."""
     return frozenset(schema(envelope)["properties"])
@@ -48,6 +56,9 @@ def known_fields(envelope: Envelope) -> frozenset[str]:
 
 def problem(envelope: Envelope, value: Any) -> str | None:
     """What is wrong with ``value``: the place (a JSON pointer), what was expected, what was found. None: it fits."""
+    fits = _quick_fit(envelope)
+    if fits is not None and fits(value):
+        return None
     validator = _validator(envelope)
     if validator.is_valid(value):
         return None

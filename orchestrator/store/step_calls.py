@@ -6,6 +6,7 @@ that meet with a cancel, an event or a repeated answer, take the long way (`orch
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -135,7 +136,7 @@ def usual_commit(lease: Lease, commit: StepCommit, stall: timedelta) -> dict[str
         or (isinstance(then, GoOn) and (commit.decision is None or commit.settlements))
     ):
         return None
-    parameters = {
+    parameters: dict[str, Any] = {
         **_NOTHING,
         "task_id": lease.task_id,
         "epoch": lease.epoch,
@@ -202,7 +203,7 @@ def _end(lease: Lease, commit: StepCommit, state: TaskState, stall: timedelta) -
         low=[one.to_json() for one in commit.low],
     )
     required = len(context.required_fields)
-    end: dict[str, Any] = {
+    end = {
         "state": state.value,
         "next_step": next_step,
         "end_reason": reason,
@@ -212,18 +213,43 @@ def _end(lease: Lease, commit: StepCommit, state: TaskState, stall: timedelta) -
         "known": required - len(context.missing_fields),
         "required": required,
     }
+    if isinstance(then, NextStep) and then.owner is not None:
+        end |= {"next_owner": claim_owner(then.owner), "lease_for": then.lease_for}
     return end
+
+
+def claim_owner(owner: str) -> str:
+    """The owner of one claim alone, see `orchestrator.store.fenced_commit.fence_of`."""
+    return f"{owner}:{secrets.token_hex(4)}"
 
 
 def committed_of(lease: Lease, commit: StepCommit, answer: Mapping[str, Any]) -> Committed:
     """What ``commit_step_1`` has written."""
     then = commit.then
+    claim = _next_claim(commit, answer)
     return Committed(
         state=TaskState.COMPLETED if isinstance(then, Complete) else TaskState.PROCESSING,
         delegations=_delegations_of(answer["delegations"]),
         next_step=lease.step + 1 if isinstance(then, NextStep) else lease.step,
         cancel_requested=answer["cancel_requested"],
         paused=answer["paused"],
+        claim=claim,
+        finished=None if claim is None else step_of(_timed(answer["step"], _MOMENTS_OF_STEP)),
+    )
+
+
+def _next_claim(commit: StepCommit, answer: Mapping[str, Any]) -> Claim | None:
+    context = commit.context or commit.unchanged
+    if answer["task"] is None or context is None:
+        return None
+    row = answer["task"]
+    return Claim(
+        lease=Lease(row["task_id"], row["next_step"], row["epoch"], row["lease_owner"]),
+        task=task_of(_timed(row, _MOMENTS_OF_TASK)),
+        context=context,
+        step=None,
+        events=_events_of(answer["events"]),
+        questions=tuple(question_of(one) for one in answer["questions"] or ()),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -29,7 +28,7 @@ from orchestrator.store.history import load_history
 from orchestrator.store.offers import keep_offer
 from orchestrator.store.rows import task_of
 from orchestrator.store.spending import write_reservation
-from orchestrator.store.step_calls import CLAIM, COMMIT, claim_of, committed_of, usual_commit
+from orchestrator.store.step_calls import CLAIM, COMMIT, claim_of, claim_owner, committed_of, usual_commit
 
 _RELEASE = text("""
     UPDATE tasks SET lease_owner = NULL, lease_until = NULL, due_at = :retry_at, updated_at = now()
@@ -71,7 +70,7 @@ class StepPart(DelegationPart):
 
     def claim(self, task_id: str, step: int, owner: str, lease_for: timedelta) -> Claim | NotClaimed:
         """Take the lease and load what the step needs."""
-        owner = f"{owner}:{secrets.token_hex(4)}"  # of this claim alone, see `fence_of`
+        owner = claim_owner(owner)
         parameters = {
             "task_id": task_id,
             "step": step,
@@ -93,8 +92,6 @@ class StepPart(DelegationPart):
         parameters = usual_commit(lease, commit, self.stall) if offer is None else None
         if parameters is not None:
             answer = self.call(COMMIT, parameters)
-            if answer["outcome"] == "lost":
-                raise lease_lost(lease)
             if answer["outcome"] == "written":
                 return committed_of(lease, commit, answer)
 

@@ -15,7 +15,7 @@ from orchestrator import fault_points, logs
 from orchestrator.errors import ConfigurationError
 from orchestrator.settings import get_settings
 from orchestrator.worker.events import BufferedEvents
-from orchestrator.worker.guard import guard_channels, guard_reconnecting, share_clients
+from orchestrator.worker.guard import guard_channels, guard_reconnecting, pack_waiting_once, share_clients
 from orchestrator.worker.pool import use_our_threads
 
 
@@ -37,6 +37,7 @@ def make_app() -> Celery:
     guard_channels()
     guard_reconnecting()
     share_clients()
+    pack_waiting_once()
     use_our_threads()
     app = Celery("orchestrator", set_as_current=True)
     app.config_from_object("celeryconfig")

@@ -33,16 +33,16 @@ class CeleryDispatcher:
     def __init__(self, app: Celery) -> None:
         self.app = app
 
-    def dispatch(self, doorbells: Sequence[Dispatch]) -> None:
-        """Send each as a chain of its own, under the Celery task that is at work here, if any.
+    def dispatch(self, doorbells: Sequence[Dispatch], parent_id: str | None = None) -> None:
+        """Send each as a chain of its own, under this Celery task, else under the one that is at work here, if any.
 
         Raises:
             DispatchFailed: the broker did not take (all of) them; the sweep repeats what was lost.
         """
         if not doorbells:
             return
-        current = self.app.current_worker_task
-        parent_id = None if current is None else current.request.id
+        if parent_id is None and (current := self.app.current_worker_task) is not None:
+            parent_id = current.request.id
         rings = [ring_of(doorbell, parent_id) for doorbell in doorbells]
         with self._producer(lambda: f"{len(rings)} step messages were not all sent") as producer:
             for first in range(0, len(rings), _AT_ONCE):

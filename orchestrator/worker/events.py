@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ from celery import Celery, bootsteps
 from celery.events import Event, get_exchange
 from celery.utils.nodenames import anon_nodename
 from celery.utils.time import utcoffset
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 _AT_ONCE = 100
@@ -81,21 +81,32 @@ def tell_sent(app: Celery, producer: Any, sent: Iterable[Mapping[str, Any]]) -> 
         for fields in sent:
             own.send("task-sent", **fields)
         return
-    clock = app.clock.forward()
-    events = [Event("task-sent", dict(fields), clock=clock, **_who()) for fields in sent]
+    _publish(app, producer, anon_nodename(), [("task-sent", fields) for fields in sent])
+
+
+def tell(app: Celery, hostname: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Tell of a Celery task of this worker: kinds of events with their fields. Raises nothing: it is news, no more."""
+    if not app.conf.worker_send_task_events:
+        return
+    if (own := dispatcher()) is not None:
+        for kind, fields in events:
+            own.send(kind, **fields)
+        return
+    with suppress(OSError, KombuError, RedisError), app.producer_or_acquire() as producer:
+        _publish(app, producer, hostname, events)
+
+
+def _publish(app: Celery, producer: Any, hostname: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    common = {"hostname": hostname, "utcoffset": utcoffset(), "pid": os.getpid(), "clock": app.clock.forward()}
     exchange = get_exchange(producer.connection, name=app.conf.event_exchange)
     for first in range(0, len(events), _AT_ONCE):
         producer.publish(
-            events[first : first + _AT_ONCE],
+            [Event(kind, dict(fields), **common) for kind, fields in events[first : first + _AT_ONCE]],
             routing_key="task.multi",
             exchange=exchange.name,
             declare=[exchange],
             serializer=app.conf.event_serializer,
-            headers={"hostname": _who()["hostname"]},
+            headers={"hostname": hostname},
             delivery_mode=1,
             retry=False,
         )
-
-
-def _who() -> dict[str, Any]:
-    return {"hostname": anon_nodename(), "utcoffset": utcoffset(), "pid": os.getpid()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.journal import Claim, Dispatch
 from orchestrator.errors import (
     AnswerRefused,
     DelegationFailed,
@@ -17,10 +19,12 @@ from orchestrator.errors import (
     TaskNotFound,
 )
 from orchestrator.fault_points import FaultPoint, reach
+from orchestrator.flow.turn import StepResult
 from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
 from orchestrator.worker.names import ANSWER, CANCEL, DELEGATE, PAUSE, PRUNE, RESTART, RESUME, RETRY, STEP, SWEEP, UNDO
+from orchestrator.worker.straight_on import shown
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +34,9 @@ PRUNE_SECONDS = 60.0
 """How long one removal of old rows may take a worker's thread; it comes again every ten minutes."""
 
 
-@app.task(name=STEP, throws=(StepFailed,))  # type: ignore[untyped-decorator]  # celery ships no types
-def step(*, task_id: str, step: int) -> str:
-    """Run one step of a business task.
+@app.task(name=STEP, bind=True, throws=(StepFailed,))  # type: ignore[untyped-decorator]  # celery ships no types
+def step(self: Any, *, task_id: str, step: int) -> str:
+    """Run one step of a business task, and those that follow it where this worker goes straight on.
 
     Returns:
         How it ended, for Flower: ``next step 3``, ``completed``, ``waiting: …``, ``skipped: …``, ``handed back: …``.
@@ -40,19 +44,43 @@ def step(*, task_id: str, step: int) -> str:
     Raises:
         StepFailed: the business task stopped as failed; the reason is in it, and in the journal.
     """
+    parts = worker_parts()
+    goes_on = parts.straight_on.slice()
+    text, following = _ended(task_id, step, self.request.id, lambda: parts.runner.run(task_id, step, goes_on))
+    parent_id = self.request.id
+    while following is not None:
+        claim = following
+        reach(FaultPoint.STEP_GONE_ON, task_id)
+        following = None
+        place = Dispatch(task_id, claim.lease.step, claim.task.urgency, claim.task.lane)
+        with shown(app, place, parent_id, self.request.hostname) as shown_step:
+            parent_id = shown_step.id
+            run = partial(parts.runner.go_on, claim, goes_on)
+            shown_step.result, following = _ended(task_id, claim.lease.step, parent_id, run)
+    return text
+
+
+def _ended(task_id: str, step: int, celery_id: str, run: Callable[[], StepResult]) -> tuple[str, Claim | None]:
+    """Run a step and ring for what follows; says how it ended, and gives the successor where that is claimed already.
+
+    Raises:
+        StepFailed: the business task stopped as failed.
+    """
     try:
-        result = worker_parts().runner.run(task_id, step)
+        result = run()
     except (StoreUnavailable, NewerJournal) as error:
         log.warning("step.handed_back", extra={"task_id": task_id, "step": step, "why": str(error)})
-        return _text("handed back, the sweep rings again", str(error))
-    reach(FaultPoint.STEP_ENDED, task_id)
+        return _text("handed back, the sweep rings again", str(error)), None
+    if result.claim is None:
+        reach(FaultPoint.STEP_ENDED, task_id)
     if result.outcome == "failed":
         raise StepFailed(_text("failed", result.detail), task_id=task_id)
     _ring(result.doorbells)
     if result.next is None:
-        return _text(result.outcome, result.detail)
-    _send_successor(result.next)
-    return _text(result.outcome, result.detail) if result.detail else f"next step {result.next.step}"
+        return _text(result.outcome, result.detail), None
+    if result.claim is None:
+        _send_successor(result.next, celery_id)
+    return _text(result.outcome, result.detail) if result.detail else f"next step {result.next.step}", result.claim
 
 
 @app.task(name=DELEGATE, throws=(DelegationFailed,))  # type: ignore[untyped-decorator]  # celery ships no types
@@ -193,10 +221,10 @@ def prune() -> str:
     return ", ".join(f"{kept.value} {count}" for kept, count in removed.items())
 
 
-def _send_successor(doorbell: Dispatch) -> None:
+def _send_successor(doorbell: Dispatch, parent_id: str) -> None:
     """Send the next step; its work is committed, so one that the broker does not take is left to the sweep."""
     try:
-        worker_parts().dispatcher.dispatch([doorbell])
+        worker_parts().dispatcher.dispatch([doorbell], parent_id)
     except DispatchFailed as error:
         told = {"task_id": doorbell.task_id, "why": str(error), "then": "the sweep sends it"}
         log.warning("step.successor_not_sent", extra=told)

@@ -117,7 +117,11 @@ class World:
 
     def run_step(self, step: int = 1, task_id: str = "t-1") -> StepResult:
         """Run a step alone."""
-        runner = StepRunner(
+        return self.runner().run(task_id, step)
+
+    def runner(self, **parts: Any) -> StepRunner:
+        """What runs steps over the parts of this world."""
+        return StepRunner(
             store=self.store,
             planner=self.planner,
             agents=self,
@@ -126,8 +130,8 @@ class World:
             leases=self,
             owner="test",
             limits=self.limits,
+            **parts,
         )
-        return runner.run(task_id, step)
 
     def run_until_it_moves_on(self, step: int = 1) -> StepResult:
         """Run the step whenever it is due, until it no longer waits for a retry or an agent."""

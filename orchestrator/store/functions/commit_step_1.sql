@@ -2,8 +2,8 @@
 --   p_state null: the step goes on. Its decision is recorded with its delegations, those to be called now in flight.
 --   p_state 'processing' or 'completed': the step is finished; the task goes on with p_next_step, or ends.
 -- With p_next_owner a task that goes on is claimed for its next step in the same breath, unless it is paused.
--- `outcome`: 'written'; 'lost' (the lease is another's); 'other': nothing was written, since the case is none of these
--- (a cancel was asked for, events came in, the decision is on record): the caller writes it the long way.
+-- `outcome`: 'written'; 'other': nothing was written, since the case is none of these (the lease is another's, a cancel
+-- was asked for, events came in, the decision is on record): the caller writes it the long way.
 CREATE FUNCTION commit_step_1(
     p_task_id text, p_epoch bigint, p_owner text, p_step integer,
     p_decision jsonb, p_reason text, p_model text, p_prompt_version text, p_tokens_in integer, p_tokens_out integer,
@@ -16,37 +16,79 @@ CREATE FUNCTION commit_step_1(
 ) RETURNS TABLE (
     outcome text, cancel_requested boolean, paused boolean, step jsonb, delegations jsonb,
     task jsonb, events jsonb, questions jsonb
-) LANGUAGE plpgsql AS $$
+)
+-- Everything is found by its key, also where a young table's statistics say that reading it whole is cheaper.
+SET enable_seqscan = off
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    was tasks%ROWTYPE;
     moved tasks%ROWTYPE;
     new_delegations integer := coalesce(jsonb_array_length(p_delegations), 0);
 BEGIN
-    -- The fence. The owner is part of it: PostgreSQL may forget a claim in a crash and give the same epoch again.
-    SELECT * INTO was FROM tasks
-    WHERE task_id = p_task_id AND epoch = p_epoch AND lease_owner = p_owner AND next_step = p_step
-      AND state NOT IN ('completed', 'failed', 'canceled')
-    FOR UPDATE;
-    IF NOT FOUND THEN
-        outcome := 'lost';
-        RETURN NEXT;
-        RETURN;
-    END IF;
-    cancel_requested := was.cancel_requested;
-    paused := was.paused;
-    IF p_state IS NOT NULL AND (was.cancel_requested OR was.undo IS NOT NULL OR was.state <> 'processing')
-       -- Under the lock: every event accepted before it is seen.
-       OR p_state = 'completed' AND EXISTS (
-            SELECT FROM inbox WHERE task_id = p_task_id AND state IN ('pending', 'early') AND NOT id = ANY(p_merged))
-       OR p_decision IS NOT NULL AND EXISTS (
-            SELECT FROM steps WHERE task_id = p_task_id AND step_number = p_step AND decision IS NOT NULL)
+    IF p_decision IS NOT NULL AND EXISTS (
+        SELECT FROM steps WHERE task_id = p_task_id AND step_number = p_step AND decision IS NOT NULL)
     THEN
         outcome := 'other';
         RETURN NEXT;
         RETURN;
     END IF;
+    IF p_state = 'completed' THEN
+        -- Locked before the look: every event accepted before is seen, and none is accepted after it.
+        PERFORM FROM tasks WHERE task_id = p_task_id FOR UPDATE;
+        IF EXISTS (SELECT FROM inbox
+                   WHERE task_id = p_task_id AND state IN ('pending', 'early') AND NOT id = ANY(p_merged)) THEN
+            outcome := 'other';
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
+
+    UPDATE tasks SET
+        lost_leases = 0,
+        updated_at = now(),
+        spent_delegations = spent_delegations + new_delegations,
+        spent_tokens = coalesce(p_spent_tokens, spent_tokens),
+        spent_money = coalesce(p_spent_money, spent_money),
+        reserved_tokens = CASE WHEN p_spent_tokens IS NULL THEN reserved_tokens ELSE 0 END,
+        reserved_money = CASE WHEN p_spent_money IS NULL THEN reserved_money ELSE 0 END,
+        -- A task keeps the version of the prompt that its first decision was made with.
+        versions = CASE WHEN p_keep_prompt AND NOT jsonb_exists(versions, 'prompt')
+            THEN versions || jsonb_build_object('prompt', p_prompt_version) ELSE versions END,
+        -- From here on: where the step is finished.
+        state = coalesce(p_state, state),
+        waits_for = CASE WHEN p_state IS NULL THEN waits_for END,
+        wait = CASE WHEN p_state IS NULL THEN wait ELSE '{}' END,
+        next_step = coalesce(p_next_step, next_step),
+        reason_code = CASE WHEN p_state IS NULL THEN reason_code END,
+        reason = CASE WHEN p_state IS NULL THEN reason ELSE p_end_reason END,
+        woken = CASE WHEN p_state IS NULL THEN woken ELSE false END,
+        rings = CASE WHEN p_state IS NULL THEN rings ELSE 0 END,
+        idle_steps = CASE WHEN p_state IS NULL THEN idle_steps WHEN p_progress THEN 0 ELSE idle_steps + 1 END,
+        ended_at = CASE WHEN p_state = 'completed' THEN now() WHEN p_state IS NULL THEN ended_at END,
+        due_at = CASE WHEN p_state IS NULL THEN due_at
+                      WHEN p_state = 'completed' THEN NULL
+                      WHEN p_next_owner IS NOT NULL AND NOT paused THEN now() + p_lease_for
+                      ELSE now() + p_stall END,
+        lease_owner = CASE WHEN p_state IS NULL THEN lease_owner
+                           WHEN p_state = 'processing' AND NOT paused THEN p_next_owner END,
+        lease_until = CASE WHEN p_state IS NULL THEN lease_until
+                           WHEN p_state = 'processing' AND NOT paused AND p_next_owner IS NOT NULL
+                           THEN now() + p_lease_for END,
+        epoch = CASE WHEN p_state = 'processing' AND NOT paused AND p_next_owner IS NOT NULL
+                     THEN epoch + 1 ELSE epoch END
+    -- The fence. The owner is part of it: PostgreSQL may forget a claim in a crash and give the same epoch again.
+    WHERE task_id = p_task_id AND epoch = p_epoch AND lease_owner = p_owner AND next_step = p_step
+      AND state NOT IN ('completed', 'failed', 'canceled')
+      AND (p_state IS NULL OR (state = 'processing' AND NOT cancel_requested AND undo IS NULL))
+    RETURNING * INTO moved;
+    IF NOT FOUND THEN
+        outcome := 'other';
+        RETURN NEXT;
+        RETURN;
+    END IF;
     outcome := 'written';
+    cancel_requested := moved.cancel_requested;
+    paused := moved.paused;
 
     IF p_decision IS NOT NULL THEN
         INSERT INTO steps (task_id, step_number, state, base_version, decision, reason, model, prompt_version, tokens_in,
@@ -115,42 +157,6 @@ BEGIN
         WHERE task_id = p_task_id;
     END IF;
 
-    UPDATE tasks SET
-        lost_leases = 0,
-        updated_at = now(),
-        spent_delegations = spent_delegations + new_delegations,
-        spent_tokens = coalesce(p_spent_tokens, spent_tokens),
-        spent_money = coalesce(p_spent_money, spent_money),
-        reserved_tokens = CASE WHEN p_spent_tokens IS NULL THEN reserved_tokens ELSE 0 END,
-        reserved_money = CASE WHEN p_spent_money IS NULL THEN reserved_money ELSE 0 END,
-        -- A task keeps the version of the prompt that its first decision was made with.
-        versions = CASE WHEN p_keep_prompt AND NOT jsonb_exists(versions, 'prompt')
-            THEN versions || jsonb_build_object('prompt', p_prompt_version) ELSE versions END,
-        -- From here on: where the step is finished.
-        state = coalesce(p_state, state),
-        waits_for = CASE WHEN p_state IS NULL THEN waits_for END,
-        wait = CASE WHEN p_state IS NULL THEN wait ELSE '{}' END,
-        next_step = coalesce(p_next_step, next_step),
-        reason_code = CASE WHEN p_state IS NULL THEN reason_code END,
-        reason = CASE WHEN p_state IS NULL THEN reason ELSE p_end_reason END,
-        woken = CASE WHEN p_state IS NULL THEN woken ELSE false END,
-        rings = CASE WHEN p_state IS NULL THEN rings ELSE 0 END,
-        idle_steps = CASE WHEN p_state IS NULL THEN idle_steps WHEN p_progress THEN 0 ELSE idle_steps + 1 END,
-        ended_at = CASE WHEN p_state = 'completed' THEN now() WHEN p_state IS NULL THEN ended_at END,
-        due_at = CASE WHEN p_state IS NULL THEN due_at
-                      WHEN p_state = 'completed' THEN NULL
-                      WHEN p_next_owner IS NOT NULL AND NOT paused THEN now() + p_lease_for
-                      ELSE now() + p_stall END,
-        lease_owner = CASE WHEN p_state IS NULL THEN lease_owner
-                           WHEN p_state = 'processing' AND NOT paused THEN p_next_owner END,
-        lease_until = CASE WHEN p_state IS NULL THEN lease_until
-                           WHEN p_state = 'processing' AND NOT paused AND p_next_owner IS NOT NULL
-                           THEN now() + p_lease_for END,
-        epoch = CASE WHEN p_state = 'processing' AND NOT paused AND p_next_owner IS NOT NULL
-                     THEN epoch + 1 ELSE epoch END
-    WHERE task_id = p_task_id
-    RETURNING * INTO moved;
-
     IF p_state IS NULL THEN
         SELECT jsonb_agg(to_jsonb(d) ORDER BY d.index) INTO delegations
         FROM delegations d WHERE task_id = p_task_id AND step_number = p_step;
@@ -162,7 +168,7 @@ BEGIN
     INSERT INTO outbox (kind, task_id, body)
     SELECT 'update', p_task_id,
         p_update
-        || CASE WHEN was.source IS NULL THEN '{}' ELSE jsonb_build_object('source', was.source) END
+        || CASE WHEN moved.source IS NULL THEN '{}' ELSE jsonb_build_object('source', moved.source) END
         || jsonb_build_object('progress', jsonb_build_object(
             'fields_known', p_known, 'fields_required', p_required,
             'delegations_settled', d.settled, 'delegations', d.present,

@@ -1,0 +1,190 @@
+"""Going straight on with a task's next step, and what a step costs in statements, commits and bytes.
+
+The counts do not depend on the machine: they are the guard of docs/performance.md. Whoever raises one says why there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg2.extensions
+import pytest
+from sqlalchemy import event
+
+from orchestrator.domain.journal import Claim, Dispatch, StepState
+from orchestrator.domain.message import EventMessage, TaskMessage
+from orchestrator.domain.task import TaskState
+from orchestrator.flow.step import StepResult
+from orchestrator.worker.chain import message_of, ring_of
+from tests.support.agents import reply
+from tests.support.step_world import World, call
+
+FIELDS = ("a", "b", "c")
+
+
+READ = 2
+"""Statements of reading a task: settings of the transaction, and the row."""
+
+
+def always(_: Dispatch) -> bool:
+    return True
+
+
+@pytest.fixture
+def three(world: World) -> World:
+    """A task of three steps, each with one call."""
+    for name in FIELDS:
+        world.add_agent(name, reply({name: name.upper()}))
+    world.answers = [call(name) for name in FIELDS]
+    return world
+
+
+def claimed(result: StepResult) -> Claim:
+    assert result.claim is not None, result
+    return result.claim
+
+
+def test_each_step_is_journaled_as_if_it_had_come_by_message(three: World) -> None:
+    three.submit(*FIELDS, x=1)
+    runner = three.runner()
+    first = runner.run("t-1", 1, always)
+    assert (first.outcome, claimed(first).lease.step) == ("next", 2)
+    assert three.store.task("t-1").next_step == 2
+    second = runner.go_on(claimed(first), always)
+    third = runner.go_on(claimed(second), always)
+    assert (third.outcome, third.claim) == ("completed", None)
+
+    history = three.store.history("t-1")
+    assert [(entry.step.number, entry.step.state) for entry in history] == [(n, StepState.FINISHED) for n in (1, 2, 3)]
+    assert three.data() == {"x": 1, "a": "A", "b": "B", "c": "C"}
+    assert [version for version, _, _ in three.store.versions("t-1")] == [1, 2, 3, 4]
+    told = [(row.body["state"], row.body["step"]) for row in three.store.updates("t-1")]
+    assert told == [("received", 1), ("processing", 2), ("processing", 3), ("completed", 3)]
+    # What the planner was shown is what it would have been shown after a claim of its own.
+    for request, entry in zip(three.asked, history, strict=True):
+        before = [one for one in history if one.step.number < entry.step.number]
+        assert [one.delegations for one in request.history] == [one.delegations for one in before]
+        assert [one.step for one in request.history] == [one.step for one in before]
+
+
+def test_a_pause_a_cancel_or_a_stop_ends_it_at_the_boundary(three: World) -> None:
+    three.submit(*FIELDS)
+    runner = three.runner()
+    planned = three.decide
+
+    def paused_meanwhile(request: Any) -> Any:
+        three.store.pause("t-1", who="ann", why="wait")
+        return planned(request)
+
+    three.decide = paused_meanwhile  # type: ignore[method-assign]  # the test's own planner
+    first = runner.run("t-1", 1, always)
+    assert (first.outcome, first.claim) == ("next", None)
+    assert three.store.task("t-1").paused
+    three.decide = planned  # type: ignore[method-assign]  # and back
+    three.store.resume("t-1", who="ann", why="go on")
+
+    second = runner.run("t-1", 2, always)
+    stopping = three.runner(stopping=lambda: True)
+    handed = stopping.go_on(claimed(second), always)
+    assert (handed.outcome, handed.next) == ("handed back", Dispatch("t-1", 3))
+    assert three.store.task("t-1").lost_leases == 0
+
+    def canceled_meanwhile(request: Any) -> Any:
+        three.store.cancel("t-1", who="ann", why="enough")
+        return planned(request)
+
+    three.decide = canceled_meanwhile  # type: ignore[method-assign]  # the same
+    third = runner.run("t-1", 3, always)
+    assert (third.outcome, third.claim) == ("canceled", None)
+
+
+def test_an_event_that_came_meanwhile_is_merged_by_the_step_that_follows(three: World) -> None:
+    three.submit(*FIELDS)
+    runner = three.runner()
+    first = runner.run("t-1", 1, lambda _: bool(three.take(EventMessage("t-1", {"seen": 1}, None))))
+    runner.go_on(claimed(first), always)
+    assert three.data()["seen"] == 1
+
+
+# -- the guard ---------------------------------------------------------------------------------------------------------
+
+
+class Counts:
+    """Statements sent to PostgreSQL, by all connections of a store."""
+
+    def __init__(self) -> None:
+        self.statements = 0
+
+
+@pytest.fixture
+def counts(three: World) -> Iterator[Counts]:
+    found = Counts()
+
+    class Cursor(psycopg2.extensions.cursor):
+        def execute(self, query: Any, vars: Any = None) -> None:
+            found.statements += 1
+            super().execute(query, vars)
+
+    def count(connection: Any, _record: Any) -> None:
+        connection.cursor_factory = Cursor
+
+    three.store.engine.dispose()
+    event.listen(three.store.engine, "connect", count)
+    yield found
+    event.remove(three.store.engine, "connect", count)
+
+
+def commits(world: World) -> int:
+    """Commits of this database; those of this look among them."""
+    with world.store.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+    with world.store.engine.begin() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+        ).scalar_one()
+        return int(found)
+
+
+def play(world: World, *, straight_on: bool) -> None:
+    """A task of three steps."""
+    runner = world.runner()
+    if straight_on:
+        result = runner.run("t-2", 1, always)
+        while result.claim is not None:
+            result = runner.go_on(result.claim, always)
+    else:
+        for step in (1, 2, 3):
+            runner.run("t-2", step)
+    assert world.store.task("t-2").state is TaskState.COMPLETED
+
+
+@pytest.mark.parametrize(("straight_on", "most"), [(False, 3 * 3), (True, 1 + 2 * 3)])
+def test_a_step_costs_three_round_trips_and_commits_and_two_where_it_goes_straight_on(
+    three: World, counts: Counts, straight_on: bool, most: int
+) -> None:
+    three.submit(*FIELDS)
+    three.run_step(1)
+    three.answers = [call(name) for name in FIELDS]
+    for name in FIELDS:
+        three.agent.script(f"/{name}", reply({name: name.upper()}))
+    three.take(TaskMessage("t-2", "Do it", FIELDS, {}))
+    # A look at the counters commits as well, and so does the read at the end of `play`.
+    looks = -commits(three) + commits(three)
+    before, sent = commits(three), counts.statements
+    play(three, straight_on=straight_on)
+    statements = counts.statements - sent - READ
+    made = commits(three) - before - looks - 1
+    assert statements <= most, f"{statements} round trips for three steps"
+    assert made <= most, f"{made} commits for three steps"
+
+
+def test_a_message_is_small_and_holds_no_more_than_ids_and_numbers() -> None:
+    ring = ring_of(Dispatch("order-2026-000017", 3, priority=4, lane=1), "order-2026-000017:2:0a1b2c3d")
+    message = message_of(ring)
+    assert len(message) <= 1_100
+    content = json.loads(message)
+    assert content["headers"]["root_id"] == "order-2026-000017"
+    assert content["headers"]["parent_id"] == "order-2026-000017:2:0a1b2c3d"
+    assert content["headers"]["kwargsrepr"] == "{'task_id': 'order-2026-000017', 'step': 3}"
