@@ -1,6 +1,7 @@
 """Run the work on every contender in one run, print the table, and write ``build/bench.json``.
 
-``make bench`` or ``python -m benchmarks [--tasks N] [--only NAME …] [--json FILE]``. A quick look: ``--tasks 300``.
+``make bench`` or ``python -m benchmarks [--tasks N] [--only NAME …] [--skip PART …] [--json FILE]``. All of it takes
+a quarter of an hour. A quick look: ``--tasks 300 --skip in-flight load intake rows workers context``.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import growth
 from benchmarks.measure import Database, Usage, measured
 from benchmarks.servers import Bench, bench_servers, figures
 from benchmarks.work import ROOT, STEPS
@@ -25,6 +27,11 @@ RAW_THREADS = 16
 IDLE_TASKS = 60
 IN_FLIGHT = 500
 IN_FLIGHT_DELAY = 1.0
+PARTS = ("in-flight", "load", "intake", "rows", "workers", "context")
+"""Parts of a run that can be left out, beside throughput and an idle task."""
+INTAKE_RECORDS = 20_000
+ROWS = (100_000, 1_000_000)
+"""Waiting and finished tasks in the tables."""
 
 OURS = {
     "ours": {},
@@ -38,11 +45,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What a step costs, beside the same work without an engine.")
     parser.add_argument("--tasks", type=int, default=1500, help="tasks of each throughput run (default: 1500)")
     parser.add_argument("--only", nargs="+", help="contenders: raw, celery, " + ", ".join(OURS))
-    parser.add_argument("--skip-in-flight", action="store_true", help="leave out the 500 slow tasks")
+    parser.add_argument("--skip", nargs="+", default=[], choices=PARTS, help="parts to leave out")
+    parser.add_argument("--skip-in-flight", action="store_true", help="the same as --skip in-flight")
     parser.add_argument("--workers", type=int, default=2, help="worker processes of ours (default: 2)")
     parser.add_argument("--threads", type=int, default=8, help="threads of each of our workers (default: 8)")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="where figures go")
     options = parser.parse_args()
+    options.skip_in_flight = options.skip_in_flight or "in-flight" in options.skip
     wanted = options.only or ["raw", "celery", *OURS]
     results: dict[str, Any] = {"machine": _machine(), "tasks": options.tasks}
     with bench_servers() as bench:
@@ -51,6 +60,8 @@ def main() -> int:
             _say(f"{name} …")
             results[name] = _throughput(bench, name, options)
             _say(json.dumps(results[name]))
+        if "ours" in wanted:
+            _grow(bench, options, results)
     _compare(results, wanted)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -102,13 +113,42 @@ def _celery(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         return _rates(found, usage)
 
 
-def _ours(bench: Bench, options: argparse.Namespace, extra: dict[str, str]) -> dict[str, Any]:
-    env = {
-        **os.environ,
-        **bench.settings(
-            ORCHESTRATOR_CONCURRENCY=str(options.threads), ORCHESTRATOR_DATABASE_POOL=str(options.threads + 4), **extra
-        ),
+def _env_of_ours(bench: Bench, options: argparse.Namespace, extra: dict[str, str]) -> dict[str, str]:
+    pool = str(options.threads + 4)
+    own = bench.settings(ORCHESTRATOR_CONCURRENCY=str(options.threads), ORCHESTRATOR_DATABASE_POOL=pool, **extra)
+    return {**os.environ, **own}
+
+
+def _grow(bench: Bench, options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """What becomes of a step's cost under load and as things grow; each step a message of its own."""
+    env = _env_of_ours(bench, options, {})
+    bench.use_agents(0)
+
+    def run(tasks: int, workers: int, arguments: tuple[str, ...]) -> dict[str, Any]:
+        with bench.workers(*_our_workers(workers), env=env, until="[queues]") as pids:
+            figures(bench.start("benchmarks.ours", 30, env=env))  # warm up
+            program = bench.start("benchmarks.ours", tasks, *arguments, env=env)
+            with _measured(bench, {"worker": pids}, "worker") as usage:
+                found = figures(program)
+        return {**_rates(found, usage), "task_ms": _percentiles(found["task_seconds"])}
+
+    tasks = max(100, options.tasks // 3)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "load": lambda: growth.under_load(run, results["ours"]["steps_per_second"]),
+        "workers": lambda: growth.by_workers(run, tasks),
+        "context": lambda: growth.by_context(run, tasks),
+        "intake": lambda: growth.intake(bench, env, INTAKE_RECORDS),
+        "rows": lambda: growth.among_rows(bench, run, tasks, *ROWS),
     }
+    for name, measure in parts.items():
+        if name not in options.skip:
+            _say(f"{name} …")
+            results[name] = measure()
+            _say(json.dumps(results[name]))
+
+
+def _ours(bench: Bench, options: argparse.Namespace, extra: dict[str, str]) -> dict[str, Any]:
+    env = _env_of_ours(bench, options, extra)
     bench.use_agents(0)
     upgrade_database(read_settings(env, dotenv=None))
     with bench.workers(*_our_workers(options.workers), env=env, until="[queues]") as workers:
@@ -185,6 +225,12 @@ def _compare(results: dict[str, Any], wanted: Sequence[str]) -> None:
         results[cpu] = {
             "ratio_to_raw": round(results[name]["cpu_ms_per_step"]["total"] / raw["cpu_ms_per_step"]["total"], 2)
         }
+        if name == "ours":
+            results["idle"] = results[name]["idle_ms"]
+            results["commits"] = {
+                "per_step": results[name]["commits_per_step"],
+                "wal_bytes_per_step": results[name]["wal_bytes_per_step"],
+            }
         if "in_flight" in results[name] and "in_flight" in raw:
             key = "in_flight" if name == "ours" else "in_flight_straight_on"
             results[key] = {
@@ -195,17 +241,23 @@ def _compare(results: dict[str, Any], wanted: Sequence[str]) -> None:
 
 def _print(results: dict[str, Any], wanted: Sequence[str]) -> None:
     raw = results.get("raw", {}).get("steps_per_second")
-    lines = [f"{'':18} steps/s  of raw  CPU ms  commits  syncs  WAL B  idle p50/p99 ms  500 in flight  peak MiB"]
+    lines = [
+        f"{'':18} steps/s  of raw  CPU ms  (client worker postgresql broker)  commits  syncs  WAL B  idle p50/p99 ms  "
+        "500 in flight  peak MiB"
+    ]
     for name in wanted:
         one = results[name]
         of_raw = f"{one['steps_per_second'] / raw:6.2f}" if raw else "     –"
         idle = f"{one['idle_ms']['p50']:6.1f} / {one['idle_ms']['p99']:<6.1f}" if "idle_ms" in one else " " * 15
         slow = f"{one['in_flight']['seconds']:8.1f} s" if "in_flight" in one else " " * 10
+        cpu = one["cpu_ms_per_step"]
+        apart = " ".join(f"{cpu.get(group, 0.0):6.2f}" for group in ("client", "worker", "postgresql", "broker"))
         lines.append(
-            f"{name:18} {one['steps_per_second']:7.0f} {of_raw} {one['cpu_ms_per_step']['total']:7.2f} "
+            f"{name:18} {one['steps_per_second']:7.0f} {of_raw} {cpu['total']:7.2f}  ({apart:>31}) "
             f"{one['commits_per_step']:8.2f} {one['wal_syncs_per_step']:6.2f} {one['wal_bytes_per_step']:6} {idle} "
             f"{slow:>14} {one['peak_mib']:9.0f}"
         )
+    lines += [f"{name:18} {json.dumps(results[name])}" for name in PARTS if name in results]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
