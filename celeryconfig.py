@@ -38,6 +38,7 @@ task_queues = [  # in the order in which they are served, within each priority
 task_routes = {
     _names.STEP: {"queue": _names.STEPS_QUEUE},
     _names.DELEGATE: {"queue": _names.DELEGATIONS_QUEUE},
+    _names.CANCEL_CALL: {"queue": _names.CANCELS_QUEUE},
     # Urgent whatever waits: without sweeps nothing ages and nothing lost is found.
     _names.RETRY: {"queue": _names.CONTROL_QUEUE, "priority": 0},
     _names.CANCEL: {"queue": _names.CONTROL_QUEUE, "priority": 0},

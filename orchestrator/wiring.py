@@ -25,6 +25,7 @@ from orchestrator.domain.task import PartialFailure
 from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.answer import Answers
 from orchestrator.flow.by_hand import ByHand
+from orchestrator.flow.cancel_calls import CallCanceler
 from orchestrator.flow.control import Control
 from orchestrator.flow.delegation_run import DelegationRunner
 from orchestrator.flow.limits import LimitedPlanner, Limits, Wake
@@ -250,6 +251,7 @@ class WorkerParts:
     limits: SharedLimits
     runner: StepRunner
     delegations: DelegationRunner
+    canceler: CallCanceler
     dispatcher: CeleryDispatcher
     sweep: Sweep
     control: Control
@@ -357,6 +359,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         limits=calls,
         runner=runner,
         delegations=delegations,
+        canceler=CallCanceler(store=store, agents=agents, client=client, try_for=settings.lease_for),
         dispatcher=dispatcher,
         sweep=sweep,
         control=build_control(settings, store),

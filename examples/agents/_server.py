@@ -7,7 +7,7 @@ problem+json (RFC 9457), a size cap and a health address. What one agent does be
 Everything is kept in memory and is gone with the process; a real agent keeps keys, replies and effects in its database.
 
     POST /{agent}                  do it
-    GET  /{agent}/jobs/{id}        what became of a 202
+    GET  /{agent}/jobs/{id}        what became of a 202; DELETE cancels it, where it is not done
     GET  /{agent}/replies/{key}    look-up by idempotency key
     GET  /{agent}/health           that it is alive, and how many effects it had;  /health tells of all agents
 """
@@ -141,13 +141,14 @@ class _Remembered:
 @dataclass(frozen=True)
 class _Job:
     ready_at: float
-    output: dict[str, Any]
+    output: dict[str, Any] | None  # None: canceled
+    key: str
 
     def response(self) -> Response:
         remaining = self.ready_at - time.monotonic()
         if remaining > 0:
             return Response(200, {"status": "running"}, {"Retry-After": str(math.ceil(remaining))})
-        return Response(200, {"status": "succeeded", "output": self.output})
+        return Response(200, {"status": "succeeded", "output": self.output} if self.output else {"status": "canceled"})
 
 
 class Service:
@@ -181,10 +182,14 @@ class Service:
                 remembered.reply = self._work(replace(call, attempt=remembered.attempts))
             return remembered.reply
 
-    def job(self, job_id: str) -> Response:
-        """How a job stands."""
+    def job(self, job_id: str, cancel: bool = False) -> Response:
+        """How a job stands; with ``cancel`` it is ended first where it is not done, and its key starts afresh."""
         with self._lock:
             job = self._jobs.get(job_id)
+            if cancel and job is not None and job.ready_at > time.monotonic():
+                job = self._jobs[job_id] = replace(job, ready_at=0.0, output=None)
+                self._effects -= self._agent.side_effects
+                self._remembered.pop(job.key, None)
         if job is None:
             raise Problem(404, "Unknown job", f"{self._agent.name} has no job {job_id}; it may be too old")
         return job.response()
@@ -214,7 +219,7 @@ class Service:
         with self._lock:
             self._effects += self._agent.side_effects
             if isinstance(output, Later):
-                self._jobs[job_id] = _Job(time.monotonic() + output.seconds, output.output)
+                self._jobs[job_id] = _Job(time.monotonic() + output.seconds, output.output, call.key)
                 _drop_oldest(self._jobs)
         if isinstance(output, Later):
             headers = {"Location": f"/{self._agent.name}/jobs/{job_id}", "Retry-After": str(int(output.seconds))}
@@ -226,11 +231,7 @@ class Service:
             remembered = self._remembered.setdefault(key, _Remembered(digest))
             _drop_oldest(self._remembered)
         if not hmac.compare_digest(remembered.digest, digest):
-            raise Problem(
-                422,
-                "Idempotency-Key used before",
-                f"the key {key} belongs to a request with another input; send a new key",
-            )
+            raise Problem(422, "Idempotency-Key used before", f"the key {key} belongs to another input; send a new one")
         return remembered
 
 
@@ -293,6 +294,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(self._get)
 
+    do_DELETE = do_GET  # noqa: N815 - the standard library's name
+
     def _answer(self, work: Callable[[], Response]) -> None:
         try:
             response = work()
@@ -317,12 +320,14 @@ class _Handler(BaseHTTPRequestHandler):
         if parts == ["health"]:
             return Response(200, {"status": "ok", "agents": [s.health() for s in self.server.services.values()]})
         service = self._service(parts[0])
+        if self.command == "DELETE" and parts[1:2] != ["jobs"]:
+            raise Problem(405, "Method not allowed", "only jobs can be deleted")
         match parts[1:]:
             case ["health"]:
                 return Response(200, service.health())
             case ["jobs", job_id]:
                 self._authorise()
-                return service.job(job_id)
+                return service.job(job_id, cancel=self.command == "DELETE")
             case ["replies", key]:
                 self._authorise()
                 return service.look_up(key)
@@ -332,9 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _service(self, name: str) -> Service:
         if name not in self.server.services:
-            raise Problem(
-                404, "Unknown agent", f"there is no agent {name!r} here, only {', '.join(self.server.services)}"
-            )
+            raise Problem(404, "Unknown agent", f"{name!r} is not among {', '.join(self.server.services)}")
         return self.server.services[name]
 
     def _body(self) -> bytes:

@@ -10,12 +10,16 @@ import zlib
 from ._server import Agent, Call, Later, serve
 
 SECONDS = 1.5
+SLOW_SECONDS = 60.0
+"""For numbers that begin with SLOW: time to cancel one."""
 
 
 def score(call: Call) -> Later:
     """A score of 35 to 99 for a registration number, the same each time, and the class of risk that follows."""
-    points = 35 + zlib.crc32(call.text("registration_number").encode()) % 65
-    return Later(SECONDS, {"credit_score": points, "risk_class": risk_class(points)})
+    number = call.text("registration_number")
+    points = 35 + zlib.crc32(number.encode()) % 65
+    seconds = SLOW_SECONDS if number.startswith("SLOW") else SECONDS
+    return Later(seconds, {"credit_score": points, "risk_class": risk_class(points)})
 
 
 def risk_class(points: int) -> str:

@@ -12,7 +12,15 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from orchestrator.agents.yaml_file import expand, schema_defect
-from orchestrator.domain.agent import AgentAuth, AgentLimits, AgentSpec, AgentTimeout, ApprovalRules, Compensate
+from orchestrator.domain.agent import (
+    AgentAuth,
+    AgentLimits,
+    AgentSpec,
+    AgentTimeout,
+    AskingRules,
+    CancelRules,
+    Compensate,
+)
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.wait import MAX_WAIT_SECONDS
 
@@ -142,25 +150,31 @@ class LookupEntry(_Part):
     url: Annotated[str, AfterValidator(_lookup_url)]
 
 
-class ApprovalEntry(_Part):
-    """``requires_approval``, where more is to be said than yes: who, and seconds."""
+class CancelEntry(_Part):
+    """``cancel``, where it is an address: where to say that a call is not wanted any more."""
 
-    who: str | None = Field(None, min_length=1, max_length=200)
+    url: Annotated[str, AfterValidator(_lookup_url)]
+
+
+class AskingEntry(_Part):
+    """``questions``, and ``requires_approval`` where more is to be said than yes: who, and seconds."""
+
+    who: str | None = Field(default=None, min_length=1, max_length=200)
     timeout: Waiting | None = None
-    escalate_to: str | None = Field(None, min_length=1, max_length=200)
+    escalate_to: str | None = Field(default=None, min_length=1, max_length=200)
     escalate_after: Waiting | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> ApprovalEntry:
+    def _fits_together(self) -> AskingEntry:
         if (self.escalate_to is None) != (self.escalate_after is None):
             raise ValueError("escalate_to and escalate_after go together")
         if self.timeout is not None and self.escalate_after is not None and self.escalate_after >= self.timeout:
             raise ValueError("escalate_after must be less than timeout")
         return self
 
-    def rules(self) -> ApprovalRules:
+    def rules(self) -> AskingRules:
         """The rules as the flow knows them."""
-        return ApprovalRules(**self.model_dump())
+        return AskingRules(**self.model_dump())
 
 
 def _undo_places(places: Any) -> dict[str, str]:
@@ -223,8 +237,9 @@ class AgentEntry(_Part):
     health: Url | None = None
     limits: LimitsEntry = LimitsEntry()
     compensate: CompensateEntry | None = None
-    cancel: dict[str, Any] | None = None
-    requires_approval: StrictBool | ApprovalEntry = False
+    cancel: Literal["location"] | CancelEntry | None = None
+    requires_approval: StrictBool | AskingEntry = False
+    questions: AskingEntry = AskingEntry()
     reply: Literal["http", "event"] = "http"
     enabled: bool = True
     max_reply_bytes: int = Field(1_000_000, ge=100, le=100_000_000)
@@ -236,9 +251,8 @@ class AgentEntry(_Part):
             raise ValueError(f"protocol {self.protocol!r} is not supported; use http")
         if self.name in CONTROL_TOOLS:
             raise ValueError(f"{self.name!r} is the name of a tool of the planner; choose another")
-        for key in ("cancel",):
-            if getattr(self, key):
-                raise ValueError(f"{key} is not supported by this version; leave it out")
+        if self.cancel == "location" and self.reply == "event":
+            raise ValueError("cancel: location goes with jobs; an agent with reply: event needs cancel: {url: …}")
         if self.input_schema.get("type", "object") != "object":
             raise ValueError("input_schema must describe an object: a model calls tools with named arguments")
         return self
@@ -282,10 +296,17 @@ class AgentEntry(_Part):
             limits=AgentLimits(**self.limits.model_dump()),
             requires_approval=bool(self.requires_approval),
             approval=self.requires_approval.rules()
-            if isinstance(self.requires_approval, ApprovalEntry)
-            else ApprovalRules(),
+            if isinstance(self.requires_approval, AskingEntry)
+            else AskingRules(),
             compensate=self.compensate.spec() if self.compensate else None,
+            cancel=self._cancel(),
+            questions=self.questions.rules(),
             reply=self.reply,
             enabled=self.enabled,
             max_reply_bytes=self.max_reply_bytes,
         )
+
+    def _cancel(self) -> CancelRules | None:
+        if self.cancel is None:
+            return None
+        return CancelRules(self.cancel.url if isinstance(self.cancel, CancelEntry) else None)

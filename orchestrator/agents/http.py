@@ -21,6 +21,7 @@ from orchestrator.agents.reply import (
     location,
     outcome_of_answer,
     outcome_of_call,
+    outcome_of_cancel,
     outcome_of_poll,
     outcome_of_told,
     plain,
@@ -28,6 +29,7 @@ from orchestrator.agents.reply import (
 )
 from orchestrator.agents.transport import Answer, Broken, Transport
 from orchestrator.domain.agent import AgentAuth, AgentSpec
+from orchestrator.domain.cancellation import Canceled, CancelOutcome, NotCanceled
 from orchestrator.domain.delegation import (
     BY_EVENT,
     NOT_SENT,
@@ -47,12 +49,15 @@ from orchestrator.settings import environment_value
 LONGEST_EXCHANGE = 3600.0
 """Seconds that one request may take, however long the delegation may: who needs longer answers 202."""
 
+CANCEL_SECONDS = 8.0
+"""Seconds that an agent has to answer a cancel: who needs longer to end a call answers 202."""
+
 _SECRETS_KEPT = 30.0
 """Seconds a secret is used before it is read anew: mounted files are rotated."""
 
 _CHECK_SECONDS = 5.0
 
-Outcome = TypeVar("Outcome", bound=LookupOutcome)
+Outcome = TypeVar("Outcome", bound=CancelOutcome)
 
 
 class _NoSecret(Exception):
@@ -110,6 +115,10 @@ class HttpAgentClient:
         """
         return _keepable(self._look_up(agent, request))
 
+    def cancel(self, agent: AgentSpec, request: AgentRequest, reason: str) -> CancelOutcome:
+        """Say that the call with ``request.key`` is not wanted any more: POST to ``cancel.url``, or DELETE its job."""
+        return _keepable(self._cancel(agent, request, reason))
+
     def _call(self, agent: AgentSpec, request: AgentRequest) -> AgentOutcome:
         context: dict[str, Any] = {"task_id": request.task_id, "step": request.step}
         if request.compensates is not None:
@@ -163,6 +172,27 @@ class HttpAgentClient:
         except Broken as error:
             return OutcomeUnknown("agent_timeout" if error.timed_out else "agent_down", str(error))
 
+    def _cancel(self, agent: AgentSpec, request: AgentRequest, reason: str) -> CancelOutcome:
+        keyed = replace(request, key=f"{request.key}:cancel")
+        method, url, body = "DELETE", request.remote_url or "", None
+        if agent.cancel is not None and agent.cancel.url is not None:
+            document = {
+                "cancel": request.key,
+                "reason": reason,
+                "context": {"task_id": request.task_id, "step": request.step},
+            }
+            method, url = "POST", agent.cancel.url.replace("{key}", quote(request.key, safe=""))
+            body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        elif location(agent.url, {"location": url}) is None:
+            return NotCanceled(f"{url} is not on the agent's host any more")
+        try:
+            answer = self._exchange(method, agent, url, keyed, body, min(agent.timeout.total, CANCEL_SECONDS))
+        except _NoSecret as error:
+            return OutcomeUnknown("agent_unusable", str(error))
+        except Broken as error:
+            return OutcomeUnknown("agent_timeout" if error.timed_out else "agent_down", str(error))
+        return outcome_of_cancel(agent, answer)
+
     def _look_up(self, agent: AgentSpec, request: AgentRequest) -> LookupOutcome:
         url = (agent.lookup or "").replace("{key}", quote(request.key, safe=""))
         try:
@@ -214,7 +244,9 @@ class HttpAgentClient:
             "traceparent": traceparent(request.task_id, request.key),
         }
         if body is not None:
-            headers |= {"Content-Type": "application/json", "Idempotency-Key": request.key}
+            headers["Content-Type"] = "application/json"
+        if method != "GET":
+            headers["Idempotency-Key"] = request.key
         if agent.auth is not None:
             name, value = self._credentials(agent.auth)
             headers[name] = value
@@ -263,6 +295,6 @@ class HttpAgentClient:
 
 def _keepable(outcome: Outcome) -> Outcome:
     """The outcome with its detail fit for the journal."""
-    if isinstance(outcome, NotDone | OutcomeUnknown):
+    if isinstance(outcome, NotDone | OutcomeUnknown | Canceled | NotCanceled):
         return replace(outcome, detail=plain(outcome.detail))
     return outcome

@@ -15,10 +15,12 @@ from urllib.parse import urljoin, urlsplit
 
 from orchestrator.agents.transport import Answer
 from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.cancellation import Canceled, CancelOutcome, NotCanceled
 from orchestrator.domain.delegation import (
     BY_EVENT,
     AgentOutcome,
     InputRequired,
+    NeverReceived,
     NotDone,
     OutcomeUnknown,
     Replied,
@@ -197,6 +199,35 @@ def outcome_of_answer(agent: AgentSpec, answer: Answer) -> AgentOutcome:
     if answer.status in {400, 422}:
         return NotDone("answer_refused", describe(answer))
     return outcome_of_poll(agent, answer)
+
+
+def outcome_of_cancel(agent: AgentSpec, answer: Answer) -> CancelOutcome:
+    """What an agent says to a cancel. Only a plain word counts: that the call is canceled, or how it has ended."""
+    match answer.status:
+        case 204:
+            return Canceled()
+        case 202:
+            return StillRunning(location(agent.url, answer.headers), retry_after(answer.headers) or DEFAULT_POLL)
+        case 404 | 410:
+            return NeverReceived()
+        case 200:
+            return _of_cancel(agent, answer)
+        case 429 | 503:
+            return NotDone("agent_busy", describe(answer), retryable=True, retry_after=retry_after(answer.headers))
+        case status if status >= 500:
+            return OutcomeUnknown("agent_error", describe(answer))
+        case _:
+            return NotCanceled(describe(answer))
+
+
+def _of_cancel(agent: AgentSpec, answer: Answer) -> CancelOutcome:
+    try:
+        document = _document(answer)
+    except BadReply as error:
+        return NotCanceled(f"its answer does not say what became of the call: {error}")
+    if not isinstance(document, dict) or "status" not in document:
+        return NotCanceled("its answer does not say what became of the call: it has no `status`")
+    return _of_document(agent, answer, polled=True)
 
 
 def _meaning(agent: AgentSpec, document: Mapping[str, Any], beginning: str) -> AgentOutcome:

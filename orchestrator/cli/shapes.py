@@ -198,6 +198,7 @@ def agent_json(agent: AgentSpec, state: LimitState | None) -> dict[str, Any]:
         "idempotent": agent.idempotent,
         "requires_approval": agent.requires_approval,
         "compensate": None if agent.compensate is None else agent.compensate.url,
+        "cancel": None if agent.cancel is None else agent.cancel.url or "location",
         "enabled": agent.enabled,
         "limits": {"max_concurrency": agent.limits.max_concurrency, "rate": agent.limits.rate},
         "now": None if state is None else limit_state_json(state),

@@ -6,7 +6,14 @@ import os
 
 from orchestrator.settings import Settings
 
-_KEPT = ("ORCHESTRATOR_MODEL", "ORCHESTRATOR_VERBOSE", "ORCHESTRATOR_AGENTS", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+_KEPT = (
+    "ORCHESTRATOR_MODEL",
+    "ORCHESTRATOR_VERBOSE",
+    "ORCHESTRATOR_AGENTS",
+    "ORCHESTRATOR_EVENTS",
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+)
 """What a user's environment may set for the embedded stack; servers and topics are the stack's own."""
 
 

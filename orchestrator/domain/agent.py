@@ -40,8 +40,8 @@ class AgentLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class ApprovalRules:
-    """Who approves calls, and what happens while nobody does; times in seconds."""
+class AskingRules:
+    """Who is asked, and what happens while nobody answers; times in seconds."""
 
     who: str | None = None
     timeout: float | None = None
@@ -63,6 +63,14 @@ class Compensate:
     """None: the agent's own."""
     retry: RetryPolicy | None = None
     """None: the agent's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRules:
+    """How a call that is under way is canceled at its agent."""
+
+    url: str | None = None
+    """Where to ``POST``, with ``{key}`` for the call's idempotency key; None: ``DELETE`` of its job's Location."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +98,13 @@ class AgentSpec:
     health: str | None = None
     limits: AgentLimits = AgentLimits()
     compensate: Compensate | None = None
-    cancel: Mapping[str, Any] | None = None
+    cancel: CancelRules | None = None
+    """None: a call that is under way is never canceled."""
     requires_approval: bool = False
     """Whether a person must approve each call before it is made."""
-    approval: ApprovalRules = ApprovalRules()
+    approval: AskingRules = AskingRules()
+    questions: AskingRules = AskingRules()
+    """Of what it asks back while it works; whom it names itself comes before ``who``."""
     reply: Literal["http", "event"] = "http"
     """How it answers: in the HTTP exchange (or a job to poll), or by an event on Kafka later."""
     enabled: bool = True
@@ -112,6 +123,7 @@ class AgentSpec:
             self,
             url=self.compensate.url,
             output_schema=None,
+            cancel=None,
             reply="http",
             side_effects=True,
             idempotent=self.compensate.idempotent,

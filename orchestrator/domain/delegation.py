@@ -17,6 +17,10 @@ DECLINED = "declined"
 """Error code of a call that a person declined: it was never made, and fails no step."""
 
 
+AGENT_CANCELED = "agent_canceled"
+"""Error code of a call that its agent canceled: it left nothing behind."""
+
+
 BY_EVENT = "event:"
 """`Delegation.remote_url` of a call that was accepted and whose reply comes as an event: nobody is to be asked."""
 

@@ -335,6 +335,8 @@ class Dispatch:
     lane: int = 0
     index: int | None = None
     """The delegation's; None: the step itself."""
+    cancels: bool = False
+    """Of a delegation: its agent is to be told that the call is not wanted any more."""
 
 
 # -- one delegation of a parallel step --------------------------------------------------------------------------------

@@ -20,6 +20,10 @@ NOT_KNOWN = "outcome_unknown"
 """Why a delegation was not undone: nobody but a person can tell whether it acted."""
 
 
+UNDONE_BY_HAND = "undone_by_hand"
+"""Code of a compensation that a person did themselves."""
+
+
 def undo_key(key: str) -> str:
     """The idempotency key of the compensation of the delegation with this key."""
     return f"{key}:undo"
@@ -47,6 +51,8 @@ class Undoing:
     delegation: Delegation
     compensation: Delegation | None = None
     """``finished_at`` is set once it is done or given up."""
+    canceling: bool = False
+    """Whether its agent is still to be told that the call is not wanted any more."""
 
     @property
     def is_undone(self) -> bool:
@@ -80,6 +86,8 @@ class Rest:
     waits_for: WaitsFor
     due_at: datetime
     reason: str
+    until_canceled: bool = False
+    """Whether it rests because an agent is told to cancel: once none is any more it goes on at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +164,8 @@ def undo_report(undo: Mapping[str, Any], items: Iterable[Undoing]) -> dict[str, 
         line = {"delegation": item.delegation.ref, "agent": item.delegation.agent, "key": item.delegation.key}
         compensation = item.compensation
         if compensation is not None and item.is_undone:
-            report["undone"].append({**line, "reply": compensation.reply})
+            by_hand = {"by_hand": compensation.error} if compensation.error_code == UNDONE_BY_HAND else {}
+            report["undone"].append({**line, "reply": compensation.reply, **by_hand})
         elif compensation is not None and item.is_closed:
             report["not_undone"].append(
                 {**line, "reason_code": compensation.error_code, "reason": compensation.error or ""}

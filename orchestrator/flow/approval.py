@@ -7,26 +7,25 @@ The calls of a decision belong together: while one of them waits for its approva
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import DECLINED, DelegationState
 from orchestrator.domain.journal import Settlement, Wait
 from orchestrator.domain.question import APPROVE, DECLINE, Question, QuestionKind, QuestionState
+from orchestrator.domain.task import Task
 from orchestrator.flow.ports import Agents
 from orchestrator.flow.turn import Turn, now
-from orchestrator.flow.waiting import escalated, timed_out, wait_for_people
+from orchestrator.flow.waiting import escalated, later, timed_out, wait_for_people
 
 
-def approvals_for(turn: Turn, decision: Decision, agents: Agents) -> list[Question]:
-    """What people must be asked before the calls of this decision may be made."""
-    step = turn.lease.step
+def approvals_for(task: Task, step: int, decision: Decision, agents: Agents) -> list[Question]:
+    """What people must be asked before the calls that this step decided on may be made."""
     found = []
     for index, call in enumerate(decision.calls):
         agent = agents.get(call.agent)
         if agent is not None and agent.requires_approval:
-            found.append(_question(agent, step, index, call.task or turn.task.description))
+            found.append(_question(agent, step, index, call.task or task.description))
     return found
 
 
@@ -72,13 +71,7 @@ def _decline(turn: Turn, question: Question) -> None:
 
 
 def _question(agent: AgentSpec, step: int, index: int, task: str) -> Question:
-    at = now()
-
-    def later(seconds: float | None) -> timedelta | None:
-        return None if seconds is None else timedelta(seconds=seconds)
-
-    rules = agent.approval
-    timeout, escalate_after = later(rules.timeout), later(rules.escalate_after)
+    at, rules = now(), agent.approval
     return Question(
         ref=f"{step}.{index}",
         kind=QuestionKind.APPROVAL,
@@ -88,7 +81,7 @@ def _question(agent: AgentSpec, step: int, index: int, task: str) -> Question:
         index=index,
         choices=(APPROVE, DECLINE),
         who=rules.who,
-        timeout_at=None if timeout is None else at + timeout,
+        timeout_at=later(at, rules.timeout),
         escalate_to=rules.escalate_to,
-        escalate_at=None if escalate_after is None else at + escalate_after,
+        escalate_at=later(at, rules.escalate_after),
     )

@@ -13,10 +13,12 @@ from datetime import timedelta
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.delegation import AgentOutcome, Delegation, DelegationState, InputRequired, NotDone
 from orchestrator.domain.delegation import OutcomeUnknown as Unknown
+from orchestrator.domain.journal import Fail, Settlement, Wait
 from orchestrator.domain.question import MAX_TEXT, Question, QuestionKind, QuestionState
 from orchestrator.flow.delegate import Exchange, Verdict, judge
 from orchestrator.flow.ports import AgentClient, AgentRequest
 from orchestrator.flow.turn import Turn, now
+from orchestrator.flow.waiting import escalated, later, wait_for_people
 
 ANSWER_REFUSED = "answer_refused"
 
@@ -35,20 +37,24 @@ def question_of(turn: Turn, delegation: Delegation) -> Question | None:
     return next((one for one in _questions(turn, delegation) if one.state in wanted), None)
 
 
-def ask(turn: Turn, delegation: Delegation, asked: InputRequired) -> None:
+def ask(turn: Turn, agent: AgentSpec, delegation: Delegation, asked: InputRequired) -> None:
     """Ask a person what the agent wants to know; written with the next commit."""
     number = len(_questions(turn, delegation)) + 1
+    rules, at = agent.questions, now()
     turn.ask(
         Question(
             ref=f"{delegation.ref}.{number}",
             kind=QuestionKind.AGENT,
             step=delegation.step,
             text=asked.question,
-            asked_at=now(),
+            asked_at=at,
             index=delegation.index,
             choices=asked.choices,
             schema=asked.schema,
-            who=asked.who,
+            who=asked.who or rules.who,
+            timeout_at=later(at, rules.timeout),
+            escalate_to=rules.escalate_to,
+            escalate_at=later(at, rules.escalate_after),
             answer_url=asked.answer_url,
         )
     )
@@ -73,8 +79,35 @@ def send_answer(
         return verdict
     turn.ask(replace(question, state=QuestionState.SETTLED))
     if isinstance(outcome, InputRequired):
-        ask(turn, delegation, outcome)
+        ask(turn, agent, delegation, outcome)
     return replace(verdict, settlement=replace(verdict.settlement, deadline_at=begun_anew))
+
+
+def not_answered(turn: Turn, agent: AgentSpec, delegation: Delegation, question: Question) -> Verdict:
+    """The verdict for an agent whose question nobody answered in time: the call fails, whatever it has done so far."""
+    turn.ask(replace(question, state=QuestionState.TIMED_OUT))
+    reason = f"{agent.name} asks, and nobody answered in time: {question.text}"
+    settlement = Settlement(
+        delegation.index,
+        DelegationState.FAILED,
+        error_code=question.timeout_code,
+        error=reason,
+        may_have_acted=agent.side_effects,
+    )
+    return Verdict(settlement, Fail(question.timeout_code, reason))
+
+
+def wait_for_answers(turn: Turn) -> Wait:
+    """The wait for what agents want to know of people; those to be told by now that nobody has answered are told."""
+    asked = []
+    for one in in_hand(turn):
+        question = question_of(turn, one)
+        if question is not None and question.state is QuestionState.OPEN:
+            told = escalated(question)
+            if told is not question:
+                turn.ask(told)
+            asked.append(told)
+    return wait_for_people(asked, same_step=True)
 
 
 def kept_by_step(turn: Turn, verdict: Verdict) -> Verdict:

@@ -16,8 +16,10 @@ from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usag
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import Dispatch, HistoryEntry, NewDelegation
 from orchestrator.domain.json_schema import schema_problem
+from orchestrator.domain.question import Question
 from orchestrator.domain.task import Task
 from orchestrator.errors import NotAllowed
+from orchestrator.flow.approval import approvals_for
 from orchestrator.flow.control import ring
 from orchestrator.flow.delegate import new_delegations, provided
 from orchestrator.flow.ports import Agents, Dispatcher
@@ -38,12 +40,16 @@ class ByHandStore(Protocol):
         step: int,
         decision: Decision,
         rows: Callable[[int], tuple[NewDelegation, ...]],
+        asked: Callable[[int], Sequence[Question]],
         *,
         who: str,
         why: str,
         edits: Mapping[str, Any],
     ) -> Dispatch:
-        """As ``rerun``, with this decision on record for the new step; ``rows`` gives its calls for that number."""
+        """As ``rerun``, with this decision on record for the new step; ``rows`` gives its calls for that number.
+
+        ``asked`` gives what people are asked before these may be made.
+        """
 
     def skip(
         self, task_id: str, step: int, replies: Mapping[int, Any], changes: Sequence[Change], *, who: str, why: str
@@ -95,6 +101,8 @@ class ByHand:
             step,
             corrected,
             lambda number: new_delegations(task, number, corrected, self.agents),
+            # Whoever approves is asked anew: what was approved were other arguments.
+            lambda number: approvals_for(task, number, corrected, self.agents),
             who=who,
             why=why,
             edits={str(index): dict(values) for index, values in edits.items()},
@@ -146,12 +154,6 @@ class ByHand:
 
     def _check_call(self, task_id: str, call: AgentCall) -> None:
         agent = self._agent(call.agent, task_id)
-        if agent.requires_approval:
-            raise NotAllowed(
-                f"calls of {call.agent} need an approval, which arguments entered by hand would go round",
-                hint=f"Correct the context instead: `orchestrator task rerun {task_id} --step N --set FIELD=VALUE`.",
-                task_id=task_id,
-            )
         if problem := schema_problem(agent.input_schema, dict(call.arguments)):
             raise NotAllowed(
                 f"the arguments do not fit the input_schema of {call.agent}: {problem}",

@@ -12,7 +12,15 @@ from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import Cancel, Committed, Fail, GoOn, Settlement, StepCommit, Wait
 from orchestrator.domain.question import Question, QuestionState
 from orchestrator.flow.approval import approvals_for, wait_for_approvals
-from orchestrator.flow.asking_back import ask, in_hand, kept_by_step, question_of, send_answer
+from orchestrator.flow.asking_back import (
+    ask,
+    in_hand,
+    kept_by_step,
+    not_answered,
+    question_of,
+    send_answer,
+    wait_for_answers,
+)
 from orchestrator.flow.delegate import (
     Exchange,
     exchange_with,
@@ -26,12 +34,12 @@ from orchestrator.flow.fan_out import begin_fan_out, is_under_way, join
 from orchestrator.flow.limits import Gate, not_now
 from orchestrator.flow.ports import AgentClient, Agents
 from orchestrator.flow.turn import StepResult, Turn, now
-from orchestrator.flow.waiting import wait_for_people
+from orchestrator.flow.waiting import timed_out, wait_for_people
 
 
 def begin_calls(turn: Turn, decision: Decision, agents: Agents, client: AgentClient, gate: Gate) -> StepResult:
     """Commit a decision with its delegations, and carry it out: one call here, several beside the step."""
-    if asked := approvals_for(turn, decision, agents):
+    if asked := approvals_for(turn.task, turn.lease.step, decision, agents):
         for question in asked:
             turn.ask(question)
         rows = new_delegations(turn.task, turn.lease.step, decision, agents)
@@ -74,13 +82,16 @@ def carry_out(
         delegation, question = _next_open(turn)
         if delegation is None:
             break
-        if question is not None and question.state is QuestionState.OPEN:
-            return turn.end(StepCommit(_wait_for_answers(turn)))
+        unanswered = question is not None and question.state is QuestionState.OPEN
+        if unanswered and question is not None and not timed_out(question):
+            return turn.end(StepCommit(wait_for_answers(turn)))
         agent = agents.get(delegation.agent)
         if agent is None:
             reason = f"agents.yaml has no agent {delegation.agent!r} any more; put it back and retry the task"
             return turn.end(StepCommit(Fail("agent_unknown", reason)))
-        if question is not None:
+        if question is not None and unanswered:
+            verdict = not_answered(turn, agent, delegation, question)
+        elif question is not None:
             verdict = send_answer(turn, client, agent, delegation, question)
         else:
             exchange = Exchange.SEND if delegation.index == ours else next_exchange(agent, delegation)
@@ -99,26 +110,23 @@ def carry_out(
                 gate.passed(outcome)
                 verdict = judge(agent, delegation, exchange, outcome, now())
             if verdict.asks is not None:
-                ask(turn, delegation, verdict.asks)
+                ask(turn, agent, delegation, verdict.asks)
         ours = None
         turn.keep(kept_by_step(turn, verdict).settlement)
         if verdict.asks is not None:
-            return turn.end(StepCommit(_wait_for_answers(turn)))
+            return turn.end(StepCommit(wait_for_answers(turn)))
         if isinstance(verdict.then, Wait):
             return turn.end(StepCommit(verdict.then))
     return join(turn, agents)
 
 
 def _next_open(turn: Turn) -> tuple[Delegation | None, Question | None]:
-    """The delegation to go on with and what its agent has asked; first those that wait for nobody's answer."""
+    """The delegation to go on with and what its agent has asked; first those that wait for nobody's answer any more."""
     found = [(one, question_of(turn, one)) for one in in_hand(turn)]
-    waiting = [pair for pair in found if pair[1] is not None and pair[1].state is QuestionState.OPEN]
+    waiting = [
+        pair for pair in found if pair[1] is not None and pair[1].state is QuestionState.OPEN and not timed_out(pair[1])
+    ]
     return next((pair for pair in found if pair not in waiting), waiting[0] if waiting else (None, None))
-
-
-def _wait_for_answers(turn: Turn) -> Wait:
-    asked = [question for one in in_hand(turn) if (question := question_of(turn, one)) is not None]
-    return wait_for_people([one for one in asked if one.state is QuestionState.OPEN], same_step=True)
 
 
 def _take_back(turn: Turn, ours: int | None) -> StepResult:

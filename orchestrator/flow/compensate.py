@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
 from orchestrator.domain.agent import AgentSpec
@@ -25,6 +26,7 @@ from orchestrator.domain.delegation import (
     OutcomeUnknown,
 )
 from orchestrator.domain.journal import Claim, GoOn, Lease, Settlement
+from orchestrator.domain.limits import NotNow
 from orchestrator.domain.pointer import PointerError
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.domain.undo import (
@@ -43,11 +45,16 @@ from orchestrator.domain.undo import (
 from orchestrator.errors import LeaseLost
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.delegate import Exchange, found_unsendable, judge, next_exchange, started
+from orchestrator.flow.limits import Gate
 from orchestrator.flow.ports import AgentClient, AgentRequest, Agents
 from orchestrator.flow.turn import StepLimits, StepResult, now, patiently
 from orchestrator.flow.undo_rules import as_unknown, found_out, may_have_acted, rest_of, settling_exchange
 
 log = logging.getLogger(__name__)
+
+
+_CANCELED_WITHIN = timedelta(seconds=30)
+"""Until when the journal is looked at again while an agent is told to cancel: somebody rings before."""
 
 
 class UndoStore(Protocol):
@@ -81,8 +88,10 @@ class Undo:
         agents: Agents,
         client: AgentClient,
         limits: StepLimits,
+        gate: Gate,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.gate = gate
         self.store = store
         self.lease = claim.lease
         self.task = claim.task
@@ -128,6 +137,9 @@ class Undo:
         agent = self.agents.get(delegation.agent)
         if agent is None:
             return self._leave(item, NOT_KNOWN, f"agents.yaml has no agent {delegation.agent!r} any more")
+        if item.canceling and agent.cancel is not None:
+            # Its agent's word settles it and wakes us; asked meanwhile it might begin anew.
+            return Rest(WaitsFor.AGENT, now() + _CANCELED_WITHIN, f"{agent.name} is told to cancel its call", True)
         exchange = settling_exchange(agent, delegation, now())
         if isinstance(exchange, Rest):
             return exchange
@@ -136,6 +148,9 @@ class Undo:
                 self._write(UndoCommit(GoOn(), settled=Settled(delegation.key, as_unknown(delegation))))
             return self._leave(item, NOT_KNOWN, may_have_acted(agent, delegation))
         if exchange is Exchange.SEND:
+            if not self.gate.opens(agent):
+                refused = self.gate.refused_reply
+                return self._leave(item, NOT_KNOWN, refused.reason) if refused.for_good else _not_now(refused)
             deadline_at = started(delegation.index, agent, now()).deadline_at
             self._write(UndoCommit(GoOn(), settled=Settled(delegation.key, None, deadline_at)))
             delegation = self.items[delegation.key].delegation
@@ -177,6 +192,9 @@ class Undo:
         if known is not None and (known.attempts > 0 or known.state is DelegationState.UNKNOWN):
             exchange = next_exchange(undo, known)
         if exchange is Exchange.SEND:
+            if not self.gate.opens(undo):
+                refused = self.gate.refused_reply
+                return self._leave(item, "agent_down", refused.reason) if refused.for_good else _not_now(refused)
             begun = Begun(key, arguments, started(item.delegation.index, undo, now()).deadline_at)
             self._write(UndoCommit(GoOn(), begun=begun))
             known = self.items[key].compensation
@@ -242,6 +260,7 @@ class Undo:
                 outcome = self.client.look_up(agent, request)
             case _:
                 outcome = self.client.call(agent, request)
+                self.gate.passed(outcome)
         if isinstance(outcome, InputRequired):
             # Nobody is asked any more: the task is being undone.
             return OutcomeUnknown("agent_input_required", f"it asks: {outcome.question}")
@@ -257,3 +276,8 @@ class Undo:
             raise
         self._take(written.items)
         return written
+
+
+def _not_now(refused: NotNow) -> Rest:
+    """The undo waits for room at an agent, as any call does."""
+    return Rest(WaitsFor.AGENT, now() + timedelta(seconds=refused.retry_in), refused.reason)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.task import Task, TaskState
 from orchestrator.errors import DispatchFailed
@@ -44,11 +45,18 @@ class Control:
         task = self.store.cancel(task_id, who=who, why=why, undo=undo)
         if task.state is TaskState.COMPENSATING:
             self._ring(Dispatch(task_id, task.next_step, task.priority))
+        self._ring_unwanted(task_id)
         return task
 
     def undo(self, task_id: str, *, who: str, why: str) -> Dispatch:
         """Undo what an ended task did."""
-        return self._ring(self.store.undo(task_id, who=who, why=why))
+        doorbell = self._ring(self.store.undo(task_id, who=who, why=why))
+        self._ring_unwanted(task_id)
+        return doorbell
+
+    def undone_by_hand(self, task_id: str, ref: str | None, *, who: str, why: str) -> Delegation:
+        """Note that a person undid a call that an undo left for them; ``ref`` (``3.0``) None: the only one."""
+        return self.store.undone_by_hand(task_id, ref, who=who, why=why)
 
     def restart(self, task_id: str, edits: Mapping[str, Any], *, who: str, why: str) -> Dispatch:
         """Begin anew from the task's first context with ``edits`` on top, under new step numbers."""
@@ -66,12 +74,18 @@ class Control:
         ring(self.dispatcher, doorbell)
         return doorbell
 
+    def _ring_unwanted(self, task_id: str) -> None:
+        """Ring for the calls whose agents are to be told that they are not wanted any more."""
+        if bells := self.store.unwanted_calls(task_id):
+            ring(self.dispatcher, *bells)
 
-def ring(dispatcher: Dispatcher, doorbell: Dispatch) -> None:
-    """Ring after the commit of what a person did. Raises nothing."""
-    reach(FaultPoint.CONTROL_WRITTEN, doorbell.task_id)
+
+def ring(dispatcher: Dispatcher, *doorbells: Dispatch) -> None:
+    """Ring after the commit of what a person did to a task. Raises nothing."""
+    task_id = doorbells[0].task_id
+    reach(FaultPoint.CONTROL_WRITTEN, task_id)
     try:
-        dispatcher.dispatch([doorbell])
+        dispatcher.dispatch(doorbells)
     except DispatchFailed as error:
-        # The task is due in its row: the sweep rings as soon as the broker is back.
-        log.warning("control.broker_away", extra={"task_id": doorbell.task_id, "why": str(error)})
+        # All of it is due in rows: the sweep rings as soon as the broker is back.
+        log.warning("control.broker_away", extra={"task_id": task_id, "why": str(error)})

@@ -71,6 +71,13 @@ class Gate:
         self._permit, self.refused = answer, None
         return True
 
+    @property
+    def refused_reply(self) -> NotNow:
+        """Why it did not open; to be asked after it did not."""
+        if self.refused is None:
+            raise AssertionError("the gate was not asked, or it opened")
+        return self.refused
+
     def passed(self, outcome: LookupOutcome) -> None:
         """The call is over."""
         self._leave(went_well(outcome))
@@ -91,9 +98,7 @@ class Gate:
 
 def not_now(agent: AgentSpec, delegation: Delegation, gate: Gate, now: datetime) -> Verdict:
     """What a refusal means: the delegation stays as it is and the task waits, or fails where waiting is given up."""
-    refused = gate.refused
-    if refused is None:
-        raise AssertionError("the gate was not asked, or it opened")
+    refused = gate.refused_reply
     settlement = Settlement(
         delegation.index,
         delegation.state,

@@ -18,8 +18,9 @@ from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.asked import Offer
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.by_hand import AuditEntry, TaskFilter
+from orchestrator.domain.cancellation import Cancellation
 from orchestrator.domain.context import Change, Context
-from orchestrator.domain.delegation import AgentOutcome, LookupOutcome
+from orchestrator.domain.delegation import AgentOutcome, Delegation, LookupOutcome
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import (
     Claim,
@@ -36,6 +37,8 @@ from orchestrator.domain.message import Message, Record
 from orchestrator.domain.task import Task
 from orchestrator.domain.turns import Window
 from orchestrator.domain.undo import Undoing
+from orchestrator.flow.dead_letter_port import DeadLetter as DeadLetter
+from orchestrator.flow.dead_letter_port import DeadLetterStore as DeadLetterStore
 from orchestrator.flow.planning import Planner as Planner
 from orchestrator.flow.planning import PlanRequest as PlanRequest
 
@@ -237,6 +240,12 @@ class ControlStore(Protocol):
     def resume(self, task_id: str, *, who: str, why: str) -> Dispatch:
         """Let a paused task go on, with the events and answers that came meanwhile."""
 
+    def undone_by_hand(self, task_id: str, ref: str | None, *, who: str, why: str) -> Delegation:
+        """Note that a person undid a call that an undo left for them; ``ref`` None: the only one."""
+
+    def unwanted_calls(self, task_id: str) -> Sequence[Dispatch]:
+        """The doorbells of what the commits above left to be told to agents: calls that are not wanted any more."""
+
 
 class ReadStore(Protocol):
     """Looking, for the CLI and the planner's explanations."""
@@ -273,37 +282,11 @@ class ReadStore(Protocol):
     def undo_items(self, task_id: str) -> Sequence[Undoing]:
         """Every delegation that acted or may have acted on the world, newest first, with its compensation."""
 
+    def cancellations(self, task_id: str) -> Sequence[Cancellation]:
+        """Calls whose agents were to be told that they are not wanted any more, in their order."""
+
     def updates(self, task_id: str, after_id: int = 0) -> Sequence[OutboxRow]:
         """The task's updates in order, for following it live."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Something set aside, with the reason and the original bytes."""
-
-    id: int
-    reason: str
-    detail: str
-    record: Record | None
-    task_id: str | None
-    created_at: datetime
-    replayed_at: datetime | None = None
-
-
-class DeadLetterStore(Protocol):
-    """Dead letters; all but ``dead_letters`` raise `DeadLetterNotFound`."""
-
-    def dead_letters(self, *, reason: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
-        """Newest first, without those discarded."""
-
-    def dead_letter(self, letter_id: int) -> DeadLetter:
-        """One, with its bytes."""
-
-    def mark_replayed(self, letter_id: int, *, who: str, why: str) -> None:
-        """Note that its record was produced again; audited."""
-
-    def discard(self, letter_id: int, *, who: str, why: str) -> None:
-        """Remove it for good; audited."""
 
 
 # -- planner, agents, dispatch ------------------------------------------------------------------------------------

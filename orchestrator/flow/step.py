@@ -120,12 +120,17 @@ class StepRunner:
         with self.leases.hold(claim.lease):
             try:
                 if claim.task.state is TaskState.COMPENSATING:
-                    return Undo(self.store, claim, self.agents, self.client, self.limits, self.stopping).run()
+                    return self._undo(claim)
                 turn = Turn(self.store, claim, self.event_types, self.limits, self.stopping, goes_on, self.owner)
                 return self._run(turn)
             except LeaseLost as error:
                 log.warning("step.fenced", extra={"task_id": task_id, "step": step, "why": str(error)})
                 return StepResult("fenced", "another worker took this step over")
+
+    def _undo(self, claim: Claim) -> StepResult:
+        place = Dispatch(claim.task.task_id, claim.lease.step, claim.task.urgency)
+        with Gate(self.calls, place) as gate:
+            return Undo(self.store, claim, self.agents, self.client, self.limits, gate, self.stopping).run()
 
     def _run(self, turn: Turn) -> StepResult:
         if stop := _boundary(turn):

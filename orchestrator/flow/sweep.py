@@ -35,6 +35,9 @@ class SweepStore(Protocol):
         flight becomes ``unknown``.
         """
 
+    def ring_due_cancellations(self, limit: int, stall: timedelta) -> Sequence[Dispatch]:
+        """Up to ``limit`` calls that are not wanted any more, of which their agents are to be told now."""
+
     def ring_again(self, stall: timedelta) -> int:
         """The broker has lost every doorbell: what was rung and not taken up is due at once, whatever the broker holds
         by now. Returns how many tasks and delegations that are.
@@ -121,6 +124,8 @@ class Sweep:
             self._notice_emptied()
             window = Window(self.limits.dispatch_window, self.dispatcher.waiting())
             busy, ahead = window.waiting > QUIET, window.most_urgent
+            # Few as well, and what they end is work for nothing.
+            rung += self._send(self.store.ring_due_cancellations(BATCH, self.limits.stall))
             # Few at a time, since each step has only some under way: they need no place in the window.
             rung += self._send(self.store.ring_due_delegations(BATCH, self.limits.stall, busy=busy))
             # What is most urgent may have room where the rest has none.

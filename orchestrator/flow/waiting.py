@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from orchestrator.domain.context import has_value
@@ -90,6 +90,11 @@ def wait_for_people(questions: Iterable[Question], *, same_step: bool) -> Wait:
     due = min((q.due_at for q in asked if q.due_at is not None), default=None)
     reason = "; ".join(_words(question) for question in asked[:5]) + ("; …" if len(asked) > 5 else "")
     return Wait(WaitsFor.PERSON, due, details, same_step=same_step, reason=reason)
+
+
+def later(at: datetime, seconds: float | None) -> datetime | None:
+    """So many seconds after a moment; None where none are given."""
+    return None if seconds is None else at + timedelta(seconds=seconds)
 
 
 def escalated(question: Question) -> Question:

@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Context, has_value
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
-from orchestrator.domain.delegation import DelegationState
+from orchestrator.domain.delegation import DECLINED, Delegation, DelegationState
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.json_schema import schema_problem
@@ -228,9 +228,7 @@ class _Search:
         shown = sentences[:_SENTENCES] + (["…"] if len(sentences) > _SENTENCES else [])
         return "; ".join(shown), timed_out
 
-    def _candidate(
-        self, place: int, agent: AgentSpec, tried: Sequence[tuple[str, Mapping[str, Any], DelegationState]]
-    ) -> _Candidate:
+    def _candidate(self, place: int, agent: AgentSpec, tried: Sequence[Delegation]) -> _Candidate:
         needs = _needs(agent)
         fields = tuple(dict.fromkeys(_field_of(pointer) for pointer in needs.values()))
         known, unmet = self._look_up(needs)
@@ -291,11 +289,13 @@ class _Search:
 def _tried_already(
     agent: AgentSpec,
     arguments: Mapping[str, Any],
-    tried: Sequence[tuple[str, Mapping[str, Any], DelegationState]],
+    tried: Sequence[Delegation],
 ) -> str | None:
-    for name, earlier, state in tried:
-        if name == agent.name and earlier == arguments:
-            what = "did not give it" if state is DelegationState.SUCCEEDED else f"is {state.value}"
+    for one in tried:
+        if one.agent == agent.name and one.arguments == arguments:
+            if one.error_code == DECLINED:
+                return f"the call of `{agent.name}` with what is known was not approved ({one.error})"
+            what = "did not give it" if one.state is DelegationState.SUCCEEDED else f"is {one.state.value}"
             return f"`{agent.name}` was called with what is known and {what}"
     return None
 
@@ -324,16 +324,10 @@ def _field_of(pointer: str) -> str:
     return pointer[1:].split("/")[0].replace("~1", "/").replace("~0", "~")
 
 
-def _tried(history: Sequence[HistoryEntry]) -> list[tuple[str, Mapping[str, Any], DelegationState]]:
+def _tried(history: Sequence[HistoryEntry]) -> list[Delegation]:
     """Every call of the task's present course that ended: the same arguments again would bring nothing new."""
     ended = {DelegationState.SUCCEEDED, DelegationState.FAILED, DelegationState.UNKNOWN, DelegationState.COMPENSATED}
-    return [
-        (one.agent, one.arguments, one.state)
-        for entry in history
-        if not entry.step.superseded
-        for one in entry.delegations
-        if one.state in ended
-    ]
+    return [one for entry in history if not entry.step.superseded for one in entry.delegations if one.state in ended]
 
 
 def _waited_in_vain(request: PlanRequest) -> frozenset[str]:

@@ -206,6 +206,8 @@ def _description(tool: str, agent: AgentSpec) -> str:
         name if pointer.lstrip("/") == name else f"{name} (from {pointer.lstrip('/')})"
         for name, pointer in agent.requires.items()
     ]
+    if agent.requires_approval:
+        entry["approval"] = "a person must approve each call before it is made, which takes time, and may decline it"
     entry = {key: value for key, value in entry.items() if value or key == "agent"}
     facts = as_json({key: value for key, value in entry.items() if key != "description"})
     if len(facts) > _DESCRIPTION_CHARS // 2:

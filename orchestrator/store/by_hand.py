@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from orchestrator.domain.context import Change
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.journal import Dispatch, NewDelegation
+from orchestrator.domain.question import Question
 from orchestrator.domain.task import TaskState
 from orchestrator.errors import NotAllowed
 from orchestrator.store.audit import audit
@@ -18,6 +19,7 @@ from orchestrator.store.control import NEWEST_STEP, locked, refuse_held, refuse_
 from orchestrator.store.control_pause import PauseControlPart
 from orchestrator.store.engine import jsonb, text
 from orchestrator.store.fenced_commit import INSERT_DELEGATIONS
+from orchestrator.store.questions import write_questions
 from orchestrator.store.read import load_context
 from orchestrator.store.rows import decision_to_row, new_delegations_to_json
 
@@ -62,6 +64,7 @@ class ByHandPart(PauseControlPart):
         step: int,
         decision: Decision,
         rows: Callable[[int], tuple[NewDelegation, ...]],
+        asked: Callable[[int], Sequence[Question]],
         *,
         who: str,
         why: str,
@@ -74,6 +77,7 @@ class ByHandPart(PauseControlPart):
             keys = {"task_id": task_id, "step": number}
             connection.execute(_DECIDED_STEP, keys | decision_to_row(decision))
             connection.execute(INSERT_DELEGATIONS, keys | {"rows": new_delegations_to_json(rows(number))})
+            write_questions(connection, task_id, asked(number))
             details = {"from_step": step, "step": number, "arguments": dict(edits)}
             audit(connection, who=who, what="rerun", why=why, task_id=task_id, details=details)
             return Dispatch(task_id, number, row["priority"])

@@ -23,6 +23,7 @@ from orchestrator.store.rows import changes_of, step_of, task_of
 from orchestrator.store.tell import tell
 from orchestrator.store.undo import tell_undo
 from orchestrator.store.undo_begin import anything_to_undo, load_items, undo_of
+from orchestrator.store.unwanted import cancellations_told, note_unwanted, withdraw_unwanted
 
 _LOCK = text("SELECT *, coalesce(lease_until >= now(), false) AS held FROM tasks WHERE task_id = :task_id FOR UPDATE")
 _CALLING = text("""
@@ -133,6 +134,7 @@ class ControlPart(Transactions):
             connection.execute(_OPEN_AGAIN, keys)
             connection.execute(_SEND_AGAIN, keys)
             connection.execute(_TRY_NOW, keys)
+        withdraw_unwanted(connection, task_id, step)
         self._restart(connection, row, step, "retried by hand")
         return int(step)
 
@@ -206,10 +208,12 @@ class ControlPart(Transactions):
             if row["held"]:
                 parameters = {"task_id": task_id, "undo": None if asked is None else jsonb(asked)}
                 connection.execute(_CANCEL_LATER, parameters)
+                note_unwanted(connection, task_id, "canceled", self.stall)
             elif asked is not None and anything_to_undo(connection, task_id):
                 begin_undo(connection, row, asked, self.stall)
             else:
                 connection.execute(_CANCEL_NOW, {"task_id": task_id, "reason": reason})
+                note_unwanted(connection, task_id, "canceled", self.stall)
                 _tell(connection, row, TaskState.CANCELED, row["next_step"], "canceled", reason)
             details = {"at_once": not row["held"], "undo": undo}
             audit(connection, who=who, what="cancel", why=why, task_id=task_id, details=details)
@@ -273,6 +277,7 @@ def begin_undo(connection: Connection, row: RowMapping, undo: Mapping[str, Any],
     parameters = {"task_id": row["task_id"], "undo": jsonb(dict(undo)), "stall": stall}
     reason = (undo["reason_code"], undo["reason"])
     task = connection.execute(_UNDO, parameters | {"reason_code": reason[0], "reason": reason[1]}).one()
+    note_unwanted(connection, row["task_id"], "undo", stall)
     tell_undo(connection, row["task_id"], task, TaskState.COMPENSATING, reason, load_items(connection, row["task_id"]))
 
 
@@ -290,5 +295,6 @@ def _tell(
         reason_code=reason_code,
         reason=reason,
         source=row["source"],
+        cancellations=cancellations_told(connection, row["task_id"]) if state is TaskState.CANCELED else (),
     )
     tell(connection, body, context)

@@ -20,8 +20,9 @@ from orchestrator.store.control_undo import UndoControlPart
 from orchestrator.store.engine import text
 from orchestrator.store.read import not_found
 from orchestrator.store.rows import task_of
+from orchestrator.store.tell_state import tell_as_it_is
 
-_PAUSE = text("UPDATE tasks SET paused = true, updated_at = now() WHERE task_id = :task_id")
+_PAUSE = text("UPDATE tasks SET paused = true, updated_at = now() WHERE task_id = :task_id RETURNING *")
 
 # What came while it was paused woke nobody: events and answers are looked for now.
 _RESUME = text("""
@@ -31,7 +32,7 @@ _RESUME = text("""
             OR EXISTS (SELECT FROM questions q WHERE q.task_id = tasks.task_id AND q.state = 'answered'))),
         due_at = CASE WHEN state = 'waiting' THEN due_at ELSE now() + CAST(:stall AS interval) END
     WHERE task_id = :task_id
-    RETURNING woken, state
+    RETURNING *
 """)
 _DUE_SOON = text("UPDATE tasks SET due_at = now() + CAST(:stall AS interval) WHERE task_id = :task_id")
 
@@ -66,7 +67,8 @@ class PauseControlPart(UndoControlPart):
                 raise NotAllowed(f"task {task_id!r} has already ended: it is {state.value}", task_id=task_id)
             if row["paused"]:
                 raise NotAllowed(f"task {task_id!r} is paused already", task_id=task_id)
-            connection.execute(_PAUSE, {"task_id": task_id})
+            paused = connection.execute(_PAUSE, {"task_id": task_id}).one()
+            tell_as_it_is(connection, paused, f"paused by {who}" + (f": {why}" if why else ""))
             audit(connection, who=who, what="pause", why=why, task_id=task_id, details={"running": row["held"]})
             return task_of(locked(connection, task_id))
 
@@ -87,6 +89,7 @@ class PauseControlPart(UndoControlPart):
             resumed = connection.execute(_RESUME, keys).one()
             if resumed.woken and resumed.state == TaskState.WAITING:
                 connection.execute(_DUE_SOON, keys)
+            tell_as_it_is(connection, resumed, f"resumed by {who}" + (f": {why}" if why else ""))
             audit(connection, who=who, what="resume", why=why, task_id=task_id, details={})
             return Dispatch(task_id, row["next_step"], row["priority"])
 

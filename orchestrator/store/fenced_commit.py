@@ -49,6 +49,7 @@ from orchestrator.store.rows import (
 from orchestrator.store.spending import write_spending
 from orchestrator.store.tell import tell
 from orchestrator.store.undo_begin import load_items, undo_before
+from orchestrator.store.unwanted import cancellations_told, note_unwanted, rung_unwanted
 
 _FENCE = text("""
     SELECT state, cancel_requested, paused, priority, aged, lane, source, wait, reason, on_failure, undo FROM tasks
@@ -104,6 +105,7 @@ _START = text("""
     WHERE delegations.task_id = :task_id AND delegations.step_number = :step AND delegations.index = r.index
 """)
 
+# An outcome that is known (its agent may have been told to cancel meanwhile) gives way to another one only.
 _SETTLE = text("""
     UPDATE delegations SET state = r.state, reply = nullif(r.reply, 'null'), error_code = r.error_code,
         error = r.error, remote_url = r.remote_url, parked = r.parked AND delegations.told IS NULL,
@@ -115,6 +117,7 @@ _SETTLE = text("""
         AS r(index int, state text, reply jsonb, error_code text, error text, remote_url text, parked boolean,
              may_have_acted boolean, deadline_at timestamptz)
     WHERE delegations.task_id = :task_id AND delegations.step_number = :step AND delegations.index = r.index
+      AND (delegations.state NOT IN ('succeeded', 'failed') OR r.state IN ('succeeded', 'failed'))
 """)
 
 DELEGATIONS = text("SELECT * FROM delegations WHERE task_id = :task_id AND step_number = :step ORDER BY index")
@@ -214,9 +217,14 @@ class FencedCommit:
         self._end_step(move)
         context = self._write_context(move.state)
         self._move_task(move)
+        doorbells = released.doorbells if released else ()
+        unwanted = move.leaves_calls and note_unwanted(
+            self.connection, self.lease.task_id, move.leaves_calls, self.stall
+        )
+        if unwanted:
+            doorbells = (*doorbells, *rung_unwanted(self.connection, self.lease.task_id))
         if not self._waits_on(move, task):
             self._tell(move, context, task)
-        doorbells = released.doorbells if released else ()
         return self._committed(move.state, task, next_step=move.next_step, doorbells=doorbells)
 
     def _committed(
@@ -371,6 +379,7 @@ class FencedCommit:
             source=task.source,
             low=[one.to_json() for one in self.commit.low],
             undo=undo,
+            cancellations=cancellations_told(self.connection, self.lease.task_id) if move.leaves_calls else (),
         )
         if move.waits_for is WaitsFor.PERSON:
             body |= questions_told(self.connection, self.lease.task_id)

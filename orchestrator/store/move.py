@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from orchestrator.domain.budget import Resource
+from orchestrator.domain.delegation import AGENT_CANCELED
 from orchestrator.domain.journal import Cancel, Complete, Fail, GoOn, Join, NextStep, Then, Wait
 from orchestrator.domain.task import TaskState, WaitsFor
+
+_TIME_IS_OVER = frozenset({"deadline_passed", Resource.SECONDS.code})
+"""A task that fails for another reason may be retried, and then goes on with its calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,14 @@ class Move:
     undo: dict[str, Any] | None = None
     """The undo that comes first."""
 
+    @property
+    def leaves_calls(self) -> str | None:
+        """Why nobody waits any more for the calls that are under way, where that is so."""
+        if self.undo is not None:
+            return "undo"
+        given_up = self.state is TaskState.CANCELED or self.reason_code in _TIME_IS_OVER
+        return self.reason_code if given_up and self.state.is_terminal else None
+
 
 def move_of(then: Then, step: int, *, cancel_requested: bool, events: bool, joined: bool = False) -> Move:
     """Where ``then``, written by step ``step``, takes the task.
@@ -41,7 +54,11 @@ def move_of(then: Then, step: int, *, cancel_requested: bool, events: bool, join
         events: events are there that the step has not merged.
         joined: of a `Join`: none of its delegations is under way any more.
     """
-    if cancel_requested and isinstance(then, NextStep | Wait | Join):
+    if cancel_requested and (
+        isinstance(then, NextStep | Wait | Join)
+        # Its agent was told, and ended the call as we wished.
+        or (isinstance(then, Fail) and then.code == AGENT_CANCELED)
+    ):
         then = Cancel("canceled by request")
     match then:
         case NextStep():

@@ -29,6 +29,8 @@ def update_body(
     source: Mapping[str, Any] | None,
     low: Sequence[Mapping[str, Any]] = (),
     undo: Mapping[str, Any] | None = None,
+    cancellations: Sequence[Mapping[str, Any]] = (),
+    paused: bool = False,
 ) -> dict[str, Any]:
     """A task update, without ``update_id`` and ``occurred_at``, which are the outbox row's own."""
     body: dict[str, Any] = {
@@ -50,8 +52,12 @@ def update_body(
         body |= {"collected_data": None, "truncated": True}
     if source is not None:
         body["source"] = dict(source)
+    if paused:
+        body["paused"] = True
     if undo is not None:
         body["undo"] = dict(undo)
+    if cancellations:
+        body["cancellations"] = [dict(one) for one in cancellations]
     return body
 
 

@@ -121,8 +121,13 @@ def write_waiting(connection: Connection, task_id: str, commit: StepCommit) -> N
     if commit.ending_event is not None:
         inbox_id, step = commit.ending_event
         connection.execute(_END_WAIT, {"id": inbox_id, "step": step})
-    if commit.questions:
-        connection.execute(_WRITE, {"task_id": task_id, "rows": jsonb([_row(one) for one in commit.questions])})
+    write_questions(connection, task_id, commit.questions)
+
+
+def write_questions(connection: Connection, task_id: str, questions: Sequence[Question]) -> None:
+    """Write questions, asked or in a new state."""
+    if questions:
+        connection.execute(_WRITE, {"task_id": task_id, "rows": jsonb([_row(one) for one in questions])})
 
 
 def answer_came(connection: Connection, task_id: str, wait: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from orchestrator.domain.turns import TurnRules
 from orchestrator.store.by_hand import ByHandPart
+from orchestrator.store.cancellations import CancellationPart
 from orchestrator.store.dead_letters import DeadLetterPart
 from orchestrator.store.intake import IntakePart
 from orchestrator.store.offers import OfferPart
@@ -21,6 +22,7 @@ from orchestrator.store.room import RoomPart
 from orchestrator.store.steps import StepPart
 from orchestrator.store.sweep import SweepPart
 from orchestrator.store.undo import UndoPart
+from orchestrator.store.undone import UndonePart
 
 
 class PostgresStore(
@@ -38,6 +40,8 @@ class PostgresStore(
     DeadLetterPart,
     QuestionPart,
     UndoPart,
+    CancellationPart,
+    UndonePart,
 ):
     """Implements every store Protocol of `orchestrator.flow.ports`. Safe to share between threads.
 

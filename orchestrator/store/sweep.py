@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row
 
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.turns import LANES, LAST_PLACE, MOST_URGENT, TenantLoad, TurnRules, place_of
+from orchestrator.store.cancellations import RING_AGAIN
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.turns import AGED, ALIVE, FLIGHT, IN_FLIGHT, KIND, ONE_AT_A_TIME, TENANT
 
@@ -97,6 +98,7 @@ _RING_AGAIN = (
         UPDATE delegations SET due_at = now() - CAST(:patience AS interval), rings = 0
         WHERE due_at > now() AND woken AND (lease_until IS NULL OR lease_until < now())
     """),
+    RING_AGAIN,
 )
 
 _TENANTS = text(f"""

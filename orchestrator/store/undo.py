@@ -35,6 +35,7 @@ from orchestrator.store.published import update_body
 from orchestrator.store.read import load_context
 from orchestrator.store.tell import tell
 from orchestrator.store.undo_begin import load_items
+from orchestrator.store.unwanted import cancellations_told
 
 _FENCE = text("""
     SELECT undo, source, next_step, reason_code, reason FROM tasks
@@ -136,8 +137,10 @@ def _write(connection: Connection, lease: Lease, commit: UndoCommit) -> UndoComm
         _try(connection, lease.task_id, commit.tried)
     items = load_items(connection, lease.task_id)
     match commit.then:
-        case Rest(waits_for, due_at, reason):
+        case Rest(waits_for, due_at, reason, until_canceled):
             wait = jsonb({"reason": reason})
+            if until_canceled and not any(item.canceling for item in items):
+                due_at = datetime.now(UTC)
             connection.execute(
                 _REST, {"task_id": lease.task_id, "waits_for": waits_for.value, "wait": wait, "due_at": due_at}
             )
@@ -198,16 +201,16 @@ def _try(connection: Connection, task_id: str, tried: Tried) -> None:
     if settlement.state is DelegationState.SUCCEEDED:
         undone = connection.execute(_UNDONE, {"key": tried.key}).first()
         if undone is not None:
-            _forget(connection, task_id, tried.key, undone)
+            forget(connection, task_id, tried.key, undone.agent, undone.step_number)
 
 
-def _forget(connection: Connection, task_id: str, key: str, undone: Row[Any]) -> None:
-    """Take out of the context what the undone delegation had given: it is not so any more."""
+def forget(connection: Connection, task_id: str, key: str, agent: str, step: int) -> None:
+    """Take out of the context what an undone delegation had given: it is not so any more."""
     context = load_context(connection, task_id)
-    origin = Origin("undo", undone.agent, datetime.now(UTC), step=undone.step_number, delegation=key)
+    origin = Origin("undo", agent, datetime.now(UTC), step=step, delegation=key)
     gone = [name for name, given in context.origins.items() if given.delegation == key]
     changes = [Change(name, None, origin, removed=True) for name in gone]
-    write_changes(connection, task_id, context, changes, undone.step_number)
+    write_changes(connection, task_id, context, changes, step)
 
 
 def _end(connection: Connection, task_id: str, task: Row[Any], items: Sequence[Undoing]) -> UndoCommitted:
@@ -253,5 +256,6 @@ def tell_undo(
         reason=reason[1],
         source=task.source,
         undo=undo_report(task.undo, items),
+        cancellations=cancellations_told(connection, task_id),
     )
     tell(connection, body, context)

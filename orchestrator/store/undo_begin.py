@@ -22,6 +22,7 @@ _ACTED = """
 _NEWEST_FIRST = "ORDER BY step_number DESC, index DESC"
 _DELEGATIONS = text(f"SELECT * FROM delegations WHERE {_ACTED} {_NEWEST_FIRST}")  # noqa: S608 - constants of ours
 _ANY = text(f"SELECT EXISTS (SELECT FROM delegations WHERE {_ACTED} AND state <> 'compensated')")  # noqa: S608 - ours
+_CANCELING = text("SELECT delegation_key FROM cancellations WHERE task_id = :task_id AND finished_at IS NULL")
 _COMPENSATIONS = text("SELECT * FROM compensations WHERE task_id = :task_id")
 
 
@@ -32,7 +33,11 @@ def load_items(connection: Connection, task_id: str) -> Sequence[Undoing]:
         row["delegation_key"]: compensation_of(row) for row in connection.execute(_COMPENSATIONS, keys).mappings()
     }
     rows = connection.execute(_DELEGATIONS, keys).mappings()
-    return [Undoing(delegation_of(row), found.get(row["idempotency_key"])) for row in rows]
+    canceling = {row.delegation_key for row in connection.execute(_CANCELING, keys)}
+    return [
+        Undoing(delegation_of(row), found.get(row["idempotency_key"]), row["idempotency_key"] in canceling)
+        for row in rows
+    ]
 
 
 def anything_to_undo(connection: Connection, task_id: str) -> bool:

@@ -21,6 +21,8 @@ from typing import Any
 
 from orchestrator.domain.journal import Dispatch
 from orchestrator.worker.names import (
+    CANCEL_CALL,
+    CANCELS_QUEUE,
     DELEGATE,
     DELEGATION_QUEUES,
     LANE_QUEUES,
@@ -51,13 +53,19 @@ def ring_of(doorbell: Dispatch, parent_id: str | None = None) -> Ring:
     place: dict[str, Any] = {"task_id": doorbell.task_id, "step": doorbell.step}
     if doorbell.index is not None:
         place["index"] = doorbell.index
+    if doorbell.cancels:
+        name, queue = CANCEL_CALL, CANCELS_QUEUE
+    elif doorbell.index is None:
+        name, queue = STEP, LANE_QUEUES[doorbell.lane]
+    else:
+        name, queue = DELEGATE, DELEGATION_QUEUES[doorbell.lane]
     return Ring(
-        celery_id=celery_id(**place),
-        name=STEP if doorbell.index is None else DELEGATE,
+        celery_id=celery_id(**place, cancels=doorbell.cancels),
+        name=name,
         place=place,
         root_id=celery_root(doorbell.task_id),
         parent_id=parent_id,
-        queue=(LANE_QUEUES if doorbell.index is None else DELEGATION_QUEUES)[doorbell.lane],
+        queue=queue,
         priority=broker_priority(doorbell.priority),
     )
 

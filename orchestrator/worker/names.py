@@ -12,6 +12,8 @@ STEP = "orchestrator.step"
 """One step of one task: ``task_id``, ``step``."""
 DELEGATE = "orchestrator.delegate"
 """One delegation of a parallel step: ``task_id``, ``step``, ``index``."""
+CANCEL_CALL = "orchestrator.cancel_call"
+"""Tell an agent that a call is not wanted any more: ``task_id``, ``step``, ``index``."""
 RETRY = "orchestrator.retry"
 """A person's retry by id alone: ``task_id``."""
 CANCEL = "orchestrator.cancel"
@@ -41,7 +43,9 @@ DELEGATIONS_QUEUE = "delegations"
 LATER_DELEGATIONS_QUEUE = "delegations-later"
 DELEGATION_QUEUES = (DELEGATIONS_QUEUE, LATER_DELEGATIONS_QUEUE)
 """By lane. Queues of their own, so that a worker of a version that does not know delegations never takes one."""
-SERVED = (DELEGATIONS_QUEUE, STEPS_QUEUE, LATER_DELEGATIONS_QUEUE, LATER_QUEUE)
+CANCELS_QUEUE = "cancels"
+"""What agents are told of calls that are not wanted any more: few, and what they end costs somebody's time."""
+SERVED = (CANCELS_QUEUE, DELEGATIONS_QUEUE, STEPS_QUEUE, LATER_DELEGATIONS_QUEUE, LATER_QUEUE)
 """Of equal urgency in this order: in each lane what is begun before what is new."""
 CONTROL_QUEUE = "control"
 """Sweeps and retries: short, and never behind a backlog of steps."""
@@ -57,9 +61,11 @@ def celery_root(task_id: str) -> str:
     return f"{safe[: _LONGEST_ROOT - 17]}~{hashlib.sha256(task_id.encode()).hexdigest()[:16]}"
 
 
-def celery_id(task_id: str, step: int, index: int | None = None) -> str:
+def celery_id(task_id: str, step: int, index: int | None = None, *, cancels: bool = False) -> str:
     """A Celery task's id: readable, and its own for each doorbell that is rung."""
     place = f"{step}" if index is None else f"{step}.{index}"
+    if cancels:
+        place += "-cancel"
     return f"{celery_root(task_id)}:{place}:{secrets.token_hex(4)}"
 
 

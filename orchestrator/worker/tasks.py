@@ -23,7 +23,20 @@ from orchestrator.flow.turn import StepResult
 from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
-from orchestrator.worker.names import ANSWER, CANCEL, DELEGATE, PAUSE, PRUNE, RESTART, RESUME, RETRY, STEP, SWEEP, UNDO
+from orchestrator.worker.names import (
+    ANSWER,
+    CANCEL,
+    CANCEL_CALL,
+    DELEGATE,
+    PAUSE,
+    PRUNE,
+    RESTART,
+    RESUME,
+    RETRY,
+    STEP,
+    SWEEP,
+    UNDO,
+)
 from orchestrator.worker.straight_on import shown
 
 log = logging.getLogger(__name__)
@@ -73,9 +86,9 @@ def _ended(task_id: str, step: int, celery_id: str, run: Callable[[], StepResult
         return _text("handed back, the sweep rings again", str(error)), None
     if result.claim is None:
         reach(FaultPoint.STEP_ENDED, task_id)
+    _ring(result.doorbells)
     if result.outcome == "failed":
         raise StepFailed(_text("failed", result.detail), task_id=task_id)
-    _ring(result.doorbells)
     if result.next is None:
         return _text(result.outcome, result.detail), None
     if result.claim is None:
@@ -103,6 +116,24 @@ def delegate(*, task_id: str, step: int, index: int) -> str:
     _ring(result.doorbells)
     if result.outcome == "failed":
         raise DelegationFailed(_text("failed", result.detail), task_id=task_id)
+    return _text(result.outcome, result.detail)
+
+
+@app.task(name=CANCEL_CALL)  # type: ignore[untyped-decorator]  # celery ships no types
+def cancel_call(*, task_id: str, step: int, index: int) -> str:
+    """Tell an agent that a call is not wanted any more, or find out what became of it since.
+
+    Returns:
+        How it ended, for Flower: ``canceled: …``, ``done: …``, ``telling: …``, ``asking: …``, ``refused: …``…
+    """
+    try:
+        result = worker_parts().canceler.run(Dispatch(task_id, step, index=index, cancels=True))
+    except (StoreUnavailable, NewerJournal) as error:
+        told = {"task_id": task_id, "step": step, "index": index, "why": str(error)}
+        log.warning("cancel.handed_back", extra=told)
+        return _text("handed back, the sweep rings again", str(error))
+    reach(FaultPoint.CANCEL_RECORDED, task_id)
+    _ring(result.doorbells)
     return _text(result.outcome, result.detail)
 
 

@@ -22,12 +22,16 @@ def test_a_running_step_ends_and_nothing_new_begins_while_paused(store_world: St
     store_world.task("t-1", "a", "b")
     claim = store_world.claim()
     assert store_world.store.pause("t-1", **WHO).paused
+    told = store_world.store.updates("t-1")[-1].body
+    assert (told["paused"], told["reason"], told["state"]) == (True, "paused by ann: because", "processing")
     # The epoch is untouched: the step that runs writes as always.
     assert store_world.end(claim, NextStep(), a=1).paused
     assert store_world.refused(2) is NotClaimed.PAUSED
     store_world.expire()
     assert store_world.store.ring_due(10, STALL) == []
     assert store_world.store.resume("t-1", **WHO).step == 2
+    told = store_world.store.updates("t-1")[-1].body
+    assert "paused" not in told and told["reason"] == "resumed by ann: because"
     assert store_world.claim(2).task.paused is False
 
 

@@ -37,10 +37,15 @@ def test_a_worker_killed_anywhere_in_an_undo_undoes_everything_once(
 ) -> None:
     system.env |= {"ORCHESTRATOR_LEASE": "1.5", "ORCHESTRATOR_STALL": "1.5"}
     scripted_agent.script("/sign", problem(422), idempotent=False)
+    scripted_agent.script("/seal", problem(422), idempotent=False)
     system.use_agents(
         undoable(scripted_agent, "reserve"),
         undoable(scripted_agent, "draft", requires=["reserve"]),
         entry(scripted_agent, "sign", requires=["draft"]),
+        # Two siblings of one step, carried out side by side, and then a refusal.
+        undoable(scripted_agent, "left", requires=["pair"]),
+        undoable(scripted_agent, "right", requires=["pair"]),
+        entry(scripted_agent, "seal", requires=["left", "right"]),
     )
     armed = faults.arm(*(f"{point}:kill:only=dies-at-{point}" for point in KILLS))
     for number in (1, 2):
@@ -48,17 +53,20 @@ def test_a_worker_killed_anywhere_in_an_undo_undoes_everything_once(
     system.start("bridge", "beat")
     for point in KILLS:
         task_id = f"dies-at-{point}"
-        system.produce_task(task_id, required_fields=["sign"], on_failure="undo")
+        siblings = point is FaultPoint.UNDO_RECORDED
+        parts = {"required_fields": ["seal"], "event_data": {"pair": 1}} if siblings else {"required_fields": ["sign"]}
+        system.produce_task(task_id, on_failure="undo", **parts)
         faults.wait_for(point)
         task = system.wait_for_state(task_id, "failed")
-        assert "undone: draft (2.0), reserve (1.0)" in (task.reason or ""), point
+        undone = "right (1.1), left (1.0)" if siblings else "draft (2.0), reserve (1.0)"
+        assert f"undone: {undone}" in (task.reason or ""), point
         items = system.store.undo_items(task_id)
         assert [item.delegation.state for item in items] == [DelegationState.COMPENSATED] * 2
     ledger = scripted_agent.ledger()
     assert ledger.doubled == []
     assert sum(key.endswith(":undo") for key in ledger.effects) == 2 * len(KILLS)
-    undone = [seen.path for seen in ledger.requests if seen.key.startswith("dies-at-undo.marked")]
-    assert [path for path in undone if path.endswith("/undo")] == ["/draft/undo", "/reserve/undo"]
+    paths = [seen.path for seen in ledger.requests if seen.key.startswith("dies-at-undo.marked")]
+    assert [path for path in paths if path.endswith("/undo")] == ["/draft/undo", "/reserve/undo"]
 
     shown = system.orchestrator("task", "show", "dies-at-undo.marked").out
     assert "undone" in shown and "draft" in shown

@@ -68,6 +68,23 @@ def test_arguments_that_do_not_fit_are_refused_and_nothing_is_changed(world: Wor
     assert list(world.store.audit_of("t-1")) == []
 
 
+def test_a_call_with_other_arguments_is_approved_anew(world: World) -> None:
+    world.add_agent("pay", problem(422), reply({"pay": 7}), requires_approval=True, input_schema=INPUT)
+    world.submit("pay")
+    world.answers = [call("pay", n=1)]
+    world.run()
+    world.store.answer("t-1", None, "approve", who="head", why="")
+    assert world.run().outcome == "failed"
+    by_hand(world).rerun_arguments("t-1", 1, {0: {"n": 2}}, **WHO)
+    assert world.run(2).outcome == "waiting"
+    assert len(world.agent.ledger().posts("/pay")) == 1
+    (asked,) = world.store.questions()
+    assert (asked.question.ref, asked.arguments) == ("2.0", {"n": 2})
+    world.store.answer("t-1", None, "approve", who="head", why="")
+    assert world.run(2).outcome == "completed"
+    assert [seen.body["input"]["n"] for seen in world.agent.ledger().posts("/pay")] == [1, 2]
+
+
 def test_a_step_is_skipped_with_a_reply_and_a_value(world: World) -> None:
     refused_calls(world)
     doorbell = by_hand(world).skip("t-1", {"note": "called"}, {1: {"b": 7}}, **WHO)

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from orchestrator.domain.agent import ApprovalRules
+from orchestrator.domain.agent import AskingRules
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.task import WaitsFor
@@ -20,7 +20,7 @@ WHO = {"who": "ann", "why": "too expensive"}
 
 
 def test_a_call_waits_for_its_approval_and_is_then_made_as_recorded(world: World) -> None:
-    world.add_agent("pay", reply({"pay": "P-1"}), requires_approval=True, approval=ApprovalRules(who="finance"))
+    world.add_agent("pay", reply({"pay": "P-1"}), requires_approval=True, approval=AskingRules(who="finance"))
     world.submit("pay", amount=5)
     world.answers = [call("pay", amount=5)]
     assert world.run().outcome == "waiting"
@@ -86,7 +86,7 @@ def test_of_several_calls_none_goes_out_before_the_approval_and_the_declined_one
 
 
 def test_an_approval_that_nobody_gives_is_escalated_and_then_counts_as_declined(world: World) -> None:
-    rules = ApprovalRules(who="finance", timeout=2.0, escalate_to="head", escalate_after=0.05)
+    rules = AskingRules(who="finance", timeout=2.0, escalate_to="head", escalate_after=0.05)
     world.add_agent("pay", reply({"pay": "P-1"}), requires_approval=True, approval=rules)
     world.submit("pay")
     world.answers = [call("pay"), GIVE_UP]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.domain.agent import AgentTimeout
+from orchestrator.domain.agent import AgentTimeout, AskingRules
 from orchestrator.domain.delegation import DelegationState
-from orchestrator.domain.task import WaitsFor
+from orchestrator.domain.message import TaskMessage
+from orchestrator.domain.task import PartialFailure, WaitsFor
 from orchestrator.errors import AnswerRefused
 from tests.support.agents import Answer, job, poll, problem, reply
 from tests.support.stack import wait_for
@@ -134,3 +135,38 @@ def test_without_a_question_it_has_ended(world: World) -> None:
     assert world.run_until_it_moves_on().detail.startswith("agent_input_required: ")
     (entry,) = world.store.history("t-1")
     assert entry.delegations[0].state is DelegationState.FAILED
+
+
+def test_a_question_that_nobody_answers_is_escalated_and_fails_the_call_in_the_end(world: World) -> None:
+    rules = AskingRules(who="treasury", timeout=60, escalate_to="head", escalate_after=30)
+    world.add_agent("pay", job(asks(), retry_after=0), questions=rules)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    (asked,) = world.store.questions(who="treasury")
+    assert asked.question.timeout_at is not None
+    assert world.sql_due() == asked.question.escalate_at
+
+    world.sql("UPDATE questions SET escalate_at = now(); UPDATE tasks SET due_at = now()")
+    assert world.run().outcome == "waiting"
+    assert [one.question.ref for one in world.store.questions(who="head")] == ["1.0.1"]
+    assert "escalated to head" in world.store.updates("t-1")[-1].body["reason"]
+
+    world.sql("UPDATE questions SET timeout_at = now(); UPDATE tasks SET due_at = now()")
+    assert world.run().outcome == "failed"
+    assert world.store.task("t-1").reason_code == "no_answer"
+    assert world.store.questions() == []
+    with pytest.raises(AnswerRefused):
+        answer(world, "too late")
+
+
+def test_a_question_without_an_answer_is_judged_like_any_failure_of_a_parallel_step(world: World) -> None:
+    world.add_agent("pay", job(asks(), retry_after=0), questions=AskingRules(timeout=60))
+    world.add_agent("mail", reply({"mail": "M-1"}))
+    world.take(TaskMessage("t-1", "Do it", ("mail",), {}, partial_failure=PartialFailure.COLLECT))
+    world.answers = [call("pay", "mail")]
+    world.run_until_it_moves_on()
+    assert world.store.task("t-1").waits_for is WaitsFor.PERSON
+    world.sql("UPDATE questions SET timeout_at = now(); UPDATE tasks SET due_at = now()")
+    assert world.run().outcome == "completed"
+    assert world.data() == {"mail": "M-1"}

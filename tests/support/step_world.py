@@ -18,7 +18,9 @@ from orchestrator.domain.journal import Dispatch, Lease
 from orchestrator.domain.message import Message, Record, TaskMessage
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.flow.cancel_calls import CallCanceler, CancelResult
 from orchestrator.flow.delegation_run import DelegationResult, DelegationRunner
+from orchestrator.flow.limits import Limits, Unlimited
 from orchestrator.flow.ports import Planner, PlanRequest, Received, Taken
 from orchestrator.flow.step import StepLimits, StepResult, StepRunner
 from orchestrator.store import PostgresStore, make_engine
@@ -52,6 +54,7 @@ class World:
         self.planner: Planner = self
         """Who decides; the test itself unless it puts another in."""
         self.event_types: dict[str, EventType] = {}
+        self.calls: Limits = Unlimited()
         self._offset = 0
 
     # -- the ports that the test plays itself
@@ -111,6 +114,25 @@ class World:
         )
         return runner.run(place)
 
+    def tell(self, place: Dispatch) -> CancelResult:
+        """Tell an agent that a call is not wanted any more, as its Celery task does."""
+        return CallCanceler(store=self.store, agents=self, client=self.client).run(place)
+
+    def tell_all(self, task_id: str = "t-1") -> list[CancelResult]:
+        """Work through what is rung for: what a commit has just left to be told."""
+        return [self.tell(place) for place in self.store.unwanted_calls(task_id)]
+
+    def tell_until_closed(self, task_id: str = "t-1") -> list[CancelResult]:
+        """Tell agents whenever it is due, until nothing is left to be told."""
+        results = self.tell_all(task_id)
+
+        def closed() -> bool:
+            results.extend(self.tell(place) for place in self.store.ring_due_cancellations(100, timedelta(seconds=10)))
+            return all(one.finished_at is not None for one in self.store.cancellations(task_id))
+
+        wait_for(closed, what="nothing is left to be told", every=0.02)
+        return results
+
     def sweep(self) -> Sequence[Dispatch]:
         """Delegations that are due now."""
         return self.store.ring_due_delegations(100, timedelta(seconds=10))
@@ -130,6 +152,7 @@ class World:
             leases=self,
             owner="test",
             limits=self.limits,
+            calls=self.calls,
             **parts,
         )
 

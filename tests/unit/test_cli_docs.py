@@ -99,7 +99,7 @@ def test_the_promised_commands_are_there() -> None:
         "dev": "",
         "db": "upgrade current prune",
         "task": "submit list show watch explain questions answer approve decline "
-        "retry rerun skip cancel undo restart pause resume resolve event",
+        "retry rerun skip cancel undo undone restart pause resume resolve event",
         "agent": "list check",
         "dead-letter": "list show replay discard",
         "schema": "list show",

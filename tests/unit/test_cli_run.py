@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import failures, main, parts
+from orchestrator.cli.demo.cast import choose_cast
 from orchestrator.cli.failures import EXIT_CODES, Misuse, failure_of
 from orchestrator.errors import (
     ConfigurationError,
@@ -214,3 +215,13 @@ def test_both_ways_to_call_it_are_the_same() -> None:
         [sys.executable, "-m", "orchestrator", "--version"], capture_output=True, text=True, check=True, timeout=60
     ).stdout
     assert told == f"orchestrator, version {project['version']}\n"
+
+
+def test_the_development_stack_takes_agents_and_event_types_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ORCHESTRATOR_AGENTS", "ORCHESTRATOR_EVENTS"):
+        monkeypatch.delenv(name, raising=False)
+    assert choose_cast().plays_scenario
+    monkeypatch.setenv("ORCHESTRATOR_EVENTS", "mine.yaml")
+    cast = choose_cast()
+    assert cast.env["ORCHESTRATOR_EVENTS"] == str(Path("mine.yaml").absolute())
+    assert not cast.plays_scenario

@@ -70,3 +70,21 @@ def test_memory_is_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyP
         assert service.look_up(key).document == service.job(place).document
         assert service.job(place).document == {"status": "succeeded", "output": {"done": True}}
     assert service.health()["effects"] == 3
+
+
+def test_a_job_is_canceled_before_it_is_done_and_its_key_starts_afresh() -> None:
+    service = Service(Agent("slow", lambda _: Later(60, {"score": 1}), side_effects=True))
+    job = service.post(BODY, "k").headers["Location"].rpartition("/")[2]
+    for _ in range(2):
+        assert service.job(job, cancel=True).document == {"status": "canceled"}
+    assert service.job(job).document == {"status": "canceled"}
+    assert service.health()["effects"] == 0
+    assert service.post(BODY, "k").headers["Location"].rpartition("/")[2] != job
+
+
+def test_a_job_that_is_done_is_not_canceled_any_more() -> None:
+    service = Service(Agent("quick", lambda _: Later(0, {"score": 1}), side_effects=True))
+    job = service.post(BODY, "k").headers["Location"].rpartition("/")[2]
+    assert service.job(job, cancel=True).document == {"status": "succeeded", "output": {"score": 1}}
+    with pytest.raises(Problem, match="404 Unknown job"):
+        service.job("never", cancel=True)

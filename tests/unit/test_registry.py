@@ -90,6 +90,9 @@ def test_addresses_take_settings_and_defaults(tmp_path: Path, monkeypatch: pytes
             },
             "output_schema knows no 'contract'",
         ),
+        ({"cancel": "'yes'"}, "cancel"),
+        ({"cancel": "{url: 'http://x/y'}"}, "must contain {key} once"),
+        ({"cancel": "location", "reply": "event"}, "needs cancel: {url: …}"),
         ({"timout": "{}"}, "did you mean 'timeout'"),
         ({"timeout": "{conect: 3}"}, "did you mean 'connect'"),
         ({"timeout": "{connect: 90}"}, "longer than total"),
@@ -112,6 +115,18 @@ def test_a_mistake_is_told_with_agent_and_key(tmp_path: Path, parts: dict[str, s
         load(tmp_path, entry(**parts))
     assert said in str(caught.value)
     assert caught.value.hint
+
+
+def test_a_call_is_canceled_at_its_location_or_by_its_key(tmp_path: Path) -> None:
+    job, keyed, never = load(
+        tmp_path,
+        entry(cancel="location"),
+        entry(name="keyed", cancel="{url: 'http://x/calls/{key}/cancel'}"),
+        entry(name="never"),
+    ).all()
+    assert job.cancel is not None and job.cancel.url is None
+    assert keyed.cancel is not None and keyed.cancel.url == "http://x/calls/{key}/cancel"
+    assert never.cancel is None
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

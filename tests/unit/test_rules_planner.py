@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.context import Context
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
-from orchestrator.domain.delegation import Delegation, DelegationState
+from orchestrator.domain.delegation import DECLINED, Delegation, DelegationState
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry, Step, StepState
 from orchestrator.errors import NoRoute
@@ -157,6 +158,13 @@ def test_what_brought_nothing_is_not_called_again_with_the_same_arguments(state:
         plan("credit_score", data, agents=[SCORE], history=history)
     changed = plan("credit_score", {**data, "number": "2"}, agents=[SCORE], history=history)
     assert called(changed) == [("credit_score", {"number": "2"})]
+
+
+def test_a_call_that_nobody_approved_is_told_as_that() -> None:
+    (entry,) = [past(("credit_score", {"number": "1"}), state=DelegationState.FAILED)]
+    declined = [replace(one, error_code=DECLINED, error="ann declined the call: no") for one in entry.delegations]
+    with pytest.raises(NoRoute, match=r"was not approved \(ann declined the call: no\)"):
+        plan("credit_score", {"number": "1"}, agents=[SCORE], history=[replace(entry, delegations=tuple(declined))])
 
 
 def test_steps_before_a_rerun_do_not_count() -> None:

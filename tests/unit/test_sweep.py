@@ -45,6 +45,9 @@ class Notes:
     def ring_due_delegations(self, *_: Any, **__: Any) -> Sequence[Any]:
         return []
 
+    def ring_due_cancellations(self, *_: Any, **__: Any) -> Sequence[Any]:
+        return []
+
     def expire_events(self, *_: Any) -> int:
         return 0
 

@@ -38,8 +38,8 @@ class Cast:
 def choose_cast() -> Cast:
     """The processes to run beside the servers.
 
-    ``ORCHESTRATOR_MODEL`` and ``ORCHESTRATOR_AGENTS`` of the user's environment count; without them the rules planner
-    and the sample agents do.
+    ``ORCHESTRATOR_MODEL``, ``ORCHESTRATOR_AGENTS`` and ``ORCHESTRATOR_EVENTS`` of the user's environment count; without
+    them the rules planner, the sample agents and the sample event types do.
 
     Raises:
         DevStackError: the examples are not installed.
@@ -49,11 +49,11 @@ def choose_cast() -> Cast:
     agents_port, flower_port = free_port(), free_port(5555)
     agents_url = f"http://127.0.0.1:{agents_port}"
     kept = kept_settings()
-    own_agents = kept.get("ORCHESTRATOR_AGENTS")
+    own_agents, own_events = kept.get("ORCHESTRATOR_AGENTS"), kept.get("ORCHESTRATOR_EVENTS")
     env = {
         "ORCHESTRATOR_MODEL": kept.get("ORCHESTRATOR_MODEL", "rules:"),
         "ORCHESTRATOR_AGENTS": str(Path(own_agents).absolute()) if own_agents else str(examples / "agents.yaml"),
-        "ORCHESTRATOR_EVENTS": str(examples / "events.yaml"),
+        "ORCHESTRATOR_EVENTS": str(Path(own_events).absolute()) if own_events else str(examples / "events.yaml"),
         "ORCHESTRATOR_SWEEP_INTERVAL": "0.5",
         "ORCHESTRATOR_CONCURRENCY": "20",
         "SAMPLE_AGENTS_URL": agents_url,
@@ -73,7 +73,7 @@ def choose_cast() -> Cast:
         examples=examples,
         agents_url=agents_url,
         flower_url=f"http://127.0.0.1:{flower_port}",
-        plays_scenario=own_agents is None,
+        plays_scenario=own_agents is None and own_events is None,
     )
 
 

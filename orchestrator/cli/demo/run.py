@@ -74,7 +74,10 @@ def run_dev(*, demo: bool, data_dir: Path | None = None, console: Console | None
 def _play(scenario: Scenario, settings: Settings, cast: Cast, stack: EmbeddedStack, console: Console) -> int:
     """Produce the scenario and show it; returns the exit code."""
     if not cast.plays_scenario:
-        console.print("Your own agents are loaded (ORCHESTRATOR_AGENTS), so the sample scenario is left out.")
+        console.print(
+            "Your own agents or event types are loaded (ORCHESTRATOR_AGENTS, ORCHESTRATOR_EVENTS), so the sample "
+            "scenario is left out."
+        )
         return 0
     console.print("\n[bold]Business tasks, produced to the Kafka topic `tasks`[/]")
     scenario.produce_tasks(console)

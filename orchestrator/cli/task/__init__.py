@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.command import Group
-from orchestrator.cli.task import answer, control, explain, resolve, show, skip, submit, watch
+from orchestrator.cli.task import answer, control, explain, resolve, show, skip, submit, undone, watch
 
 __all__ = ["task"]
 
@@ -29,6 +29,7 @@ task.add_command(control.rerun)
 task.add_command(skip.skip)
 task.add_command(control.cancel)
 task.add_command(control.undo)
+task.add_command(undone.undone)
 task.add_command(control.restart)
 task.add_command(control.pause)
 task.add_command(control.resume)

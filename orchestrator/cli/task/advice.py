@@ -47,6 +47,8 @@ def _after_undo(undo: Mapping[str, Any], name: str) -> list[Advice]:
     if undo.get("left"):
         why = "what is left was not undone: mend that (see above), then to try it again"
         found.insert(0, Advice(why, f"orchestrator task undo {name}"))
+        undone = f"orchestrator task undone {name} --delegation STEP.INDEX"
+        found.insert(1, Advice("where you undid it yourself, to say so", undone))
     return found
 
 

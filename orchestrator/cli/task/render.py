@@ -12,7 +12,7 @@ from orchestrator.cli.shapes import delegation_seconds, step_json, step_seconds,
 from orchestrator.cli.task.advice import Advice, advice
 from orchestrator.cli.task.render_news import state_part
 from orchestrator.cli.task.render_question import write_question
-from orchestrator.cli.task.render_undo import write_undo
+from orchestrator.cli.task.render_undo import write_cancellations, write_undo
 from orchestrator.cli.task.spending import write_asking
 from orchestrator.domain.context import Change, Conflict, Context, Origin
 from orchestrator.domain.decision import Decision, DecisionKind
@@ -75,6 +75,7 @@ def write_task(
     before: Callable[[], None] = lambda: None,
     after_fields: Callable[[], None] = lambda: None,
     undo: Mapping[str, Any] | None = None,
+    cancellations: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Everything about a task, from its state to what now; ``before`` and ``after_fields`` write around the fields."""
     out.line((task.task_id, "bold"), "  ", *_state_parts(task))
@@ -92,6 +93,8 @@ def write_task(
         out.line(("Steps", "bold"))
     for entry in history:
         _write_step(out, entry, details)
+    if cancellations:
+        write_cancellations(out, cancellations)
     if undo is not None:
         write_undo(out, undo)
     write_advice(out, advice(task, history))

@@ -10,6 +10,7 @@ from orchestrator.cli import parts
 from orchestrator.cli.command import Command, pass_output
 from orchestrator.cli.output import Output, ago, shortened
 from orchestrator.cli.shapes import change_json, conflict_json, fields_json, task_json
+from orchestrator.domain.cancellation import cancellations_report
 from orchestrator.domain.context import conflicts_of
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 from orchestrator.domain.undo import undo_report
@@ -64,6 +65,7 @@ def show(
             document["budget"] = budget_json(task, used, warn)
             undo = None if task.undo is None else undo_report(task.undo, store.undo_items(task_id))
             document["undo"] = undo
+            document["cancellations"] = cancellations = cancellations_report(store.cancellations(task_id))
     document["conflicts"] = [conflict_json(one) for one in conflicts]
     if with_history:
         document["versions"] = [
@@ -87,6 +89,7 @@ def show(
             details=with_steps,
             before=lambda: write_budget(out, task, used, warn),
             undo=undo,
+            cancellations=cancellations,
             after_fields=lambda: write_conflicts(out, conflicts),
         )
     if with_history:
