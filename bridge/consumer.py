@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 POLL = 0.25
 """Seconds one poll waits; also how soon a stop is noticed."""
 
+LONGEST_PAUSE = 2.0
+"""Seconds between two tries to reach Kafka: nothing is read for as long after it is back."""
+
+LOUD, LOUD_EVERY = 5, 15
 PROGRESS_EVERY = 10.0
 LONG_SESSION = 30.0
 """Seconds after which a connection counts as a good one."""
@@ -94,8 +98,10 @@ class Consumer:
                 session.close()
 
     def _wait_after(self, failures: int, error: Exception) -> int:
-        delay = min(0.5 * 2**failures, 10.0)
-        log.warning(
+        delay = min(0.5 * 2**failures, LONGEST_PAUSE)
+        log.log(
+            # It is tried often, so not each failure is shouted.
+            logging.WARNING if failures < LOUD or failures % LOUD_EVERY == 0 else logging.INFO,
             "bridge.kafka_away",
             extra={"why": str(error), "hint": getattr(error, "hint", None), "again_in_seconds": delay},
         )

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-LONGEST = 5.0
+LONGEST = 2.0
+"""Seconds between two looks whether PostgreSQL is back: nothing is read for as long after it is."""
+
 BACKLOG_EVERY = 1.0
 
 

@@ -31,6 +31,9 @@ BATCH = 500
 SOONEST, LATEST = 0.02, 0.5
 """Seconds between two looks into the outbox: soon after there was work, later while there is none."""
 
+LONGEST_PAUSE = 2.0
+"""Seconds between two tries while Kafka or PostgreSQL is away: nothing is published for as long after it is back."""
+
 ELECTION_EVERY = 2.0
 CONFIRM_TIMEOUT = 35.0
 DRAIN = 3.0
@@ -76,7 +79,7 @@ class Publisher:
     def _recover(self, error: OrchestratorError | KafkaError) -> None:
         self._close_producer()
         ours = as_our_error(self._settings, error) if isinstance(error, KafkaError) else error
-        delay = min(0.2 * 2**self._failures, 10.0)
+        delay = min(0.2 * 2**self._failures, LONGEST_PAUSE)
         self._failures += 1
         log.warning(
             "updates.not_published",

@@ -132,11 +132,13 @@ class Sweep:
             while (until := window.last_with_room()) is not None:
                 limit = min(window.room(until), BATCH)
                 doorbells = self.store.ring_due(limit, self.limits.stall, busy=busy, until=until, ahead=ahead)
-                if not doorbells:
-                    break
                 rung += self._send(doorbells)
                 for doorbell in doorbells:
                     window.fill(place_of(doorbell.priority, doorbell.lane))
+                if len(doorbells) < limit:
+                    # All that was due. On a slow machine the first of them may be due again by now, and would be rung
+                    # over and over by a sweep without end.
+                    break
         except DispatchFailed as error:
             log.warning("sweep.broker_away", extra={"why": str(error), "dispatched": rung})
         return rung

@@ -5,7 +5,8 @@
 How a call is answered is drawn from the seed, the key and how often the key was seen (`MOODS`). Standard library only.
 
     POST /{agent}                      a delegation, as in docs/agent-http-contract.md
-    GET  /{agent}/replies/{key}        look-up
+    POST /{agent}/undo                 take back what it did
+    GET  /{agent}/replies/{key}        look-up (/{agent}/undo/replies/{key} of an undo)
     GET  /_jobs/{number}               poll
     GET  /_ledger                      for each agent and key: calls seen, effects, calls that a known key absorbed
     PUT  /_calm                        behave from now on
@@ -159,6 +160,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._hang_up()
         if mood == "busy":
             return self._write(503, {"title": "Busy"}, {"Retry-After": "0"})
+        if role.refuses:
+            return self._write(422, {"title": "No", "detail": "it always refuses"})
         time.sleep(rng.uniform(0.2, 0.6) * self.server.total if mood == "slow" else rng.uniform(0.0, 0.03))
         self.server.ledger.act(role, entry, inputs, rng.uniform(0.1, 0.5) * self.server.total)
         match mood:

@@ -18,19 +18,10 @@ import psycopg2
 import psycopg2.extras
 
 from orchestrator.store import PostgresStore, make_engine
-from tests.chaos.cast import BY_NAME, Kind, expected
+from tests.chaos.cast import BY_NAME, Kind, expected, template_of
+from tests.chaos.person import People
 from tests.chaos.traffic import read_topic
 from tests.chaos.world import World
-
-_SETTLED = (
-    "(state IN ('completed', 'failed', 'canceled') OR (waits_for = 'person' AND reason_code = 'outcome_unknown'))"
-)
-
-_RESTLESS = f"""
-    SELECT (SELECT count(*) FROM tasks WHERE NOT {_SETTLED}),
-           (SELECT count(*) FROM outbox WHERE published_at IS NULL),
-           (SELECT coalesce(jsonb_object_agg(topic || ' ' || partition, next_offset), '{{}}') FROM offsets)
-"""  # no value from outside
 
 
 @dataclass
@@ -39,6 +30,10 @@ class Verdict:
 
     tasks_in: int = 0
     finished: int = 0
+    """Ended as they should."""
+    undone: int = 0
+    """Of these: failed or canceled, and what they did was taken back."""
+    canceled: int = 0
     parked_unknown: int = 0
     """Tasks that waited for a person, since an agent neither honours keys nor offers a look-up."""
     failed: int = 0
@@ -47,6 +42,7 @@ class Verdict:
     finished_twice: int = 0
     effects: int = 0
     effects_doubled: int = 0
+    undos_wrong: int = 0
     contexts_wrong: int = 0
     versions_wrong: int = 0
     updates_wrong: int = 0
@@ -54,6 +50,8 @@ class Verdict:
     dead_letters_wrong: int = 0
     broker_lost: int = 0
     steps: int = 0
+    parallel: int = 0
+    """Of these with several calls at once."""
     commits_fenced: int = 0
     doorbells_refused: int = 0
     calls_absorbed: int = 0
@@ -61,6 +59,12 @@ class Verdict:
     late_replies: int = 0
     longest_stall: float = 0.0
     seconds_to_quiet: float | None = None
+    seconds_to_normal: float | None = None
+    """From the last fault until nobody waited for the product to recover from it."""
+    waited_for: dict[str, float] = field(default_factory=dict)
+    """Until how many seconds after the last fault somebody waited for what."""
+    moving_at_first: int = 0
+    """Tasks and calls on their way when the last fault was over."""
     errors_logged: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     own_ends: dict[str, int] = field(default_factory=dict)
@@ -75,25 +79,6 @@ class Verdict:
     def complain(self, about: str) -> None:
         """Note something that is wrong."""
         self.complaints.append(about)
-
-
-def restless(database_url: str, ends: Mapping[str, int]) -> str | None:
-    """What is still moving or to be moved; None where all is quiet.
-
-    Args:
-        ends: of each ``topic partition`` the offset behind its last record.
-    """
-    connection = psycopg2.connect(database_url, connect_timeout=5)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(_RESTLESS)
-            unsettled, unpublished, taken = cursor.fetchone() or (0, 0, {})
-    finally:
-        connection.close()
-    unread = {place: end for place, end in ends.items() if taken.get(place, 0) < end}
-    if not unsettled and not unpublished and not unread:
-        return None
-    return f"{unsettled} tasks move, {unpublished} updates are unpublished, read up to {taken} of {unread}"
 
 
 def last_movement(database_url: str) -> datetime:
@@ -112,14 +97,15 @@ def last_movement(database_url: str) -> datetime:
 class Audit:
     """Reads everything once, then judges."""
 
-    def __init__(self, world: World, confirmed: Sequence[tuple[str, int, int]]) -> None:
-        kafka = world.kafka.bootstrap_servers
+    def __init__(self, world: World, people: People, confirmed: Sequence[tuple[str, int, int]]) -> None:
+        servers = world.servers
         self.world = world
+        self.people = people
         self.confirmed = set(confirmed)
-        self.records = {topic: read_topic(kafka, topic) for topic in ("tasks", "events")}
-        self.published = [json.loads(record.value) for record in read_topic(kafka, "task-updates")]
+        self.records = {topic: read_topic(servers.kafka, servers.topic(topic)) for topic in ("tasks", "events")}
+        self.published = [json.loads(one.value) for one in read_topic(servers.kafka, servers.topic("updates"))]
         self.entries = world.witness.ledger()
-        with psycopg2.connect(world.stack.postgres.url()) as connection:
+        with psycopg2.connect(servers.database_url) as connection:
             self.tasks = _rows(
                 connection, "SELECT t.*, c.context, c.version FROM tasks t JOIN task_contexts c USING (task_id)"
             )
@@ -188,6 +174,8 @@ class Audit:
             for task in tasks:
                 self._task(order, task)
         self.verdict.steps = len(self.steps)
+        calls = Counter((row["task_id"], row["step_number"]) for row in self.delegations)
+        self.verdict.parallel = sum(count > 1 for count in calls.values())
 
     def _task(self, order: str, task: Mapping[str, Any]) -> None:
         data, name = task["context"]["collected_data"], task["task_id"]
@@ -199,9 +187,11 @@ class Audit:
         if task["context"]["current_state"] != task["state"]:
             self.verdict.contexts_wrong += 1
             self.verdict.complain(f"{name}: is {task['state']}, its context says {task['context']['current_state']}")
-        if whole:
+        if task["state"] in self._rightly(task):
             self.verdict.finished += 1
-        elif task["state"] in {"failed", "canceled"}:
+            self.verdict.canceled += task["state"] == "canceled"
+            self.verdict.undone += task["undo"] is not None
+        elif task["state"] in {"completed", "failed", "canceled"}:
             self.verdict.failed += 1
             self.verdict.complain(f"{name} ended as {task['state']}: {task['reason_code']}: {task['reason']}")
         else:
@@ -211,7 +201,37 @@ class Audit:
                 f"lease until {task['lease_until']}, step {task['next_step']}, reason {task['reason']}"
             )
 
+    def _rightly(self, task: Mapping[str, Any]) -> set[str]:
+        """How this task may have ended."""
+        if task["task_id"] in self.people.ended:
+            return {"canceled"}
+        ends = {"failed" if template_of(task["description"]).doomed else "completed"}
+        return ends | {"canceled"} if task["task_id"] in self.people.canceled else ends
+
     # -- effects
+
+    def _undos(self, of_task: Mapping[tuple[str, str], int]) -> None:
+        """Of a task that was to be undone everything was taken back; of no other anything."""
+        for task in self.tasks:
+            undoes = task["state"] == "failed" or (
+                task["state"] == "canceled" and self.people.canceled.get(task["task_id"], False)
+            )
+            for name in (role.name for role in BY_NAME.values() if f"{role.name}/undo" in BY_NAME):
+                done = of_task.get((task["task_id"], name), 0)
+                undone = of_task.get((task["task_id"], f"{name}/undo"), 0)
+                if undone != (done if undoes else 0):
+                    self.verdict.undos_wrong += 1
+                    self.verdict.complain(
+                        f"{name} acted {done} times for {task['task_id']} ({task['state']}) and undid {undone} times"
+                    )
+        outputs = {(entry["agent"], entry["key"]): entry["output"] for entry in self.entries}
+        for (agent, key), output in outputs.items():
+            name = agent.removesuffix("/undo")
+            if name != agent and output is not None:
+                did = outputs.get((name, key.removesuffix(":undo")))
+                if did is None or output["undone"] != BY_NAME[agent].value(did):
+                    self.verdict.undos_wrong += 1
+                    self.verdict.complain(f"{agent} took back under {key} what {name} never did")
 
     def _effects(self) -> None:
         of_task: Counter[tuple[str, str]] = Counter()
@@ -228,9 +248,10 @@ class Audit:
                 self.verdict.effects_doubled += effects - 1
                 calls = [entry for entry in self.entries if (entry["task_id"], entry["agent"]) == (task_id, agent)]
                 self.verdict.complain(f"{agent} acted {effects} times for {task_id}: {calls}")
+        self._undos(of_task)
         for delegation in self.delegations:
             key, role = delegation["idempotency_key"], BY_NAME[delegation["agent"]]
-            if role.kind is not Kind.PURE and delegation["state"] == "succeeded" and not of_key[key]:
+            if role.kind is not Kind.PURE and delegation["state"] in {"succeeded", "compensated"} and not of_key[key]:
                 self.verdict.complain(f"{role.name} never acted under {key}, yet its delegation succeeded")
 
     # -- what was told
@@ -252,10 +273,11 @@ class Audit:
             if seen[task_id] != ids:
                 self.verdict.updates_wrong += 1
                 self.verdict.complain(f"{task_id}: the outbox has updates {ids}, the topic {seen[task_id]}")
-        self.verdict.longest_stall = max((_longest_gap(rows) for rows in _by_task(self.updates)), default=0.0)
+        of_tasks = [rows for rows in _by_task(self.updates) if rows[0]["task_id"] not in self.people.paused]
+        self.verdict.longest_stall = max(map(_longest_gap, of_tasks), default=0.0)
 
     def _versions(self) -> None:
-        store = PostgresStore(make_engine(self.world.stack.postgres.url()))
+        store = PostgresStore(make_engine(self.world.servers.database_url))
         try:
             for task in self.tasks:
                 versions = [number for number, _, _ in store.versions(task["task_id"])]

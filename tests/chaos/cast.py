@@ -36,6 +36,8 @@ class Role:
     provides: str
     job: bool = False
     """Answers 202 and is polled."""
+    refuses: bool = False
+    """Answers 422, always: its task fails, and what the others did is undone."""
 
     def value(self, inputs: Mapping[str, Any]) -> str:
         """What it finds out: the same for the same inputs, and for no others."""
@@ -51,8 +53,15 @@ ROLES = (
     Role("shipper", Kind.KEYED, ("booking",), "shipment", job=True),
     Role("inspector", Kind.LOOKUP, ("order",), "inspection", job=True),
     Role("clerk", Kind.KEYED, ("payment", "approval"), "receipt"),
+    Role("judge", Kind.PURE, ("payment", "shipment"), "verdict", refuses=True),
 )
-BY_NAME: Mapping[str, Role] = {role.name: role for role in ROLES}
+UNDOING = tuple(
+    Role(f"{role.name}/undo", role.kind, (role.provides,), "undone")
+    for role in ROLES
+    if role.kind in {Kind.KEYED, Kind.LOOKUP}
+)
+"""Takes back what the agent before the slash did."""
+BY_NAME: Mapping[str, Role] = {role.name: role for role in (*ROLES, *UNDOING)}
 _BY_FIELD: Mapping[str, Role] = {role.provides: role for role in ROLES}
 
 EVENT = "order.approved"
@@ -65,6 +74,8 @@ class Template:
     name: str
     required: tuple[str, ...]
     weight: int
+    doomed: bool = False
+    """It fails, and says ``on_failure: undo``."""
 
 
 TEMPLATES = (
@@ -77,7 +88,21 @@ TEMPLATES = (
     Template("wide", ("inspection", "payment", "shipment"), 4),
     Template("mixed", ("letter", "shipment", "inspection"), 2),
     Template("receipt", ("receipt",), 4),
+    Template("doomed", ("verdict",), 2, doomed=True),
 )
+
+
+BY_TEMPLATE: Mapping[str, Template] = {template.name: template for template in TEMPLATES}
+
+
+def describe(template: Template, order: str) -> str:
+    """A task's description."""
+    return f"{template.name} for order {order}"
+
+
+def template_of(description: str) -> Template:
+    """The template of a task with this description."""
+    return BY_TEMPLATE[description.split(" ", 1)[0]]
 
 
 def approval_of(order: str) -> str:
@@ -136,6 +161,14 @@ def _entry(role: Role, base_url: str, total: float) -> dict[str, Any]:
     }
     if role.kind is Kind.LOOKUP:
         entry["lookup"] = {"url": f"{base_url}/{role.name}/replies/{{key}}"}
+    if f"{role.name}/undo" in BY_NAME:
+        entry["compensate"] = {
+            "url": f"{base_url}/{role.name}/undo",
+            "input": {role.provides: f"/reply/{role.provides}"},
+            "idempotent": role.kind is Kind.KEYED,
+        }
+        if role.kind is Kind.LOOKUP:
+            entry["compensate"]["lookup"] = {"url": f"{base_url}/{role.name}/undo/replies/{{key}}"}
     return entry
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-
-import psycopg2
-import redis
 
 from tests.chaos.plan import Fault
 from tests.chaos.world import World
@@ -24,6 +21,8 @@ class Striker:
         self._world = world
         self._tell = tell
         self._stopped = threading.Event()
+        self._busy: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        """A target is struck again only when it is whole: starting a server may take longer than was planned."""
         self.struck: list[Fault] = []
         self.failures: list[str] = []
         """Faults that could not be carried out or undone: defects of the storm itself."""
@@ -47,7 +46,8 @@ class Striker:
     def _strike(self, fault: Fault) -> None:
         self._tell(f"{fault.at:6.1f} s  {fault.kind}" + (f" for {fault.lasts:.1f} s" if fault.lasts else ""))
         try:
-            _BLOWS[fault.kind](self._world, fault)
+            with self._busy[fault.target]:
+                _BLOWS[fault.kind](self._world, fault)
             self.struck.append(fault)
         except Exception as error:  # noqa: BLE001  # told at the end; the storm goes on
             self.failures.append(f"{fault}: {error!r}")
@@ -76,59 +76,12 @@ def _second_bridge(world: World, fault: Fault) -> None:
     bridge.stop(grace=0.0 if fault.hard else 20.0)
 
 
-def _redis(world: World) -> redis.Redis:
-    return redis.Redis.from_url(world.stack.valkey.url(), socket_timeout=10)
-
-
-def _flush(world: World, fault: Fault) -> None:
-    with contextlib.suppress(redis.ConnectionError), _redis(world) as client:
-        client.flushall()
-
-
-def _cut_redis(world: World, fault: Fault) -> None:
-    with contextlib.suppress(redis.ConnectionError), _redis(world) as client:
-        for kind in ("normal", "pubsub"):
-            client.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
-
-
-def _hang_redis(world: World, fault: Fault) -> None:
-    process = world.stack.valkey.process
-    process.signal(signal.SIGSTOP)
+def _switched(world: World, fault: Fault) -> None:
+    """A server ended at once, and away for a while."""
+    switch = world.servers.switches[fault.target]
+    switch.kill()
     time.sleep(fault.lasts)
-    process.signal(signal.SIGCONT)
-
-
-def _kill_redis(world: World, fault: Fault) -> None:
-    world.stack.valkey.kill()
-    time.sleep(fault.lasts)
-    world.stack.valkey.start()
-
-
-def _kill_postgres(world: World, fault: Fault) -> None:
-    world.stack.postgres.kill()
-    time.sleep(fault.lasts)
-    world.stack.postgres.start()
-
-
-def _restart_postgres(world: World, fault: Fault) -> None:
-    world.stack.postgres.stop()
-    world.stack.postgres.start()
-
-
-def _cut_postgres(world: World, fault: Fault) -> None:
-    admin = psycopg2.connect(world.stack.postgres.admin_url(), connect_timeout=5)
-    try:
-        admin.autocommit = True
-        with admin.cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'orchestrator'")
-    finally:
-        admin.close()
-
-
-def _kill_kafka(world: World, fault: Fault) -> None:
-    world.kafka.kill()
-    time.sleep(fault.lasts)
-    world.kafka.start()
+    switch.start()
 
 
 _BLOWS: dict[str, Callable[[World, Fault], None]] = {
@@ -139,12 +92,14 @@ _BLOWS: dict[str, Callable[[World, Fault], None]] = {
     "bridge.pause": _pause,
     "beat.kill": _kill,
     "bridge.second": _second_bridge,
-    "redis.flush": _flush,
-    "redis.cut": _cut_redis,
-    "redis.kill": _kill_redis,
-    "redis.hang": _hang_redis,
-    "postgres.kill": _kill_postgres,
-    "postgres.restart": _restart_postgres,
-    "postgres.cut": _cut_postgres,
-    "kafka.kill": _kill_kafka,
+    "redis.flush": lambda world, _: world.servers.flush_redis(),
+    "redis.cut": lambda world, _: world.servers.cut_redis(),
+    "redis.kill": _switched,
+    "redis.hang": lambda world, fault: world.servers.hang_redis(fault.lasts),
+    "redis.restart": lambda world, _: world.servers.forget_redis(),
+    "postgres.kill": _switched,
+    "postgres.restart": lambda world, fault: world.servers.restart_postgres(fault.hard),
+    "postgres.cut": lambda world, _: world.servers.cut_postgres(),
+    "postgres.full": lambda world, fault: world.servers.fill_postgres(fault.lasts),
+    "kafka.kill": _switched,
 }

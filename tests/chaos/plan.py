@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tests.chaos.cast import EVENT, TEMPLATES, approval_of
+from tests.chaos.cast import EVENT, TEMPLATES, approval_of, describe, template_of
 
 # -- pace
 
@@ -49,9 +49,11 @@ STRIKES: Mapping[str, tuple[str, int]] = {
     "redis.cut": ("redis", 3),
     "redis.kill": ("redis", 2),
     "redis.hang": ("redis", 1),
+    "redis.restart": ("redis", 1),
     "postgres.kill": ("postgres", 2),
     "postgres.restart": ("postgres", 1),
     "postgres.cut": ("postgres", 2),
+    "postgres.full": ("postgres", 1),
     "kafka.kill": ("kafka", 2),
 }
 """Each sort of fault: what it strikes, and how often it comes among others."""
@@ -75,10 +77,14 @@ class Fault:
     """Ended by kill -9 where there is a choice."""
 
 
-def draw_faults(seed: int, duration: float, pace: Pace) -> list[Fault]:
-    """The faults of a storm in their order: every kind once while there is time, then at random."""
+def draw_faults(seed: int, duration: float, pace: Pace, can: Callable[[str], bool] = lambda _kind: True) -> list[Fault]:
+    """The faults of a storm in their order: every kind once while there is time, then at random.
+
+    Args:
+        can: which kinds there may be.
+    """
     rng = random.Random(f"faults {seed}")
-    kinds = list(STRIKES)
+    kinds = [kind for kind in STRIKES if can(kind)]
     first = rng.sample(kinds, len(kinds))
     weights = [STRIKES[kind][1] for kind in kinds]
     free_at: dict[str, float] = defaultdict(float)
@@ -103,7 +109,7 @@ def _fault(rng: random.Random, kind: str, at: float, pace: Pace) -> Fault:
         case "kill" if group in {"redis", "postgres", "kafka"}:
             # Now and then it stays away for long: 30 s at the default pace.
             lasts = pace.lease * (3.3 if rng.random() < 0.15 else rng.uniform(0.1, 0.5))
-        case "hang":
+        case "hang" | "full":
             lasts = pace.lease * rng.uniform(0.5, 1.0)
         case "second":
             lasts = pace.lease * rng.uniform(0.7, 1.5)
@@ -157,11 +163,15 @@ _BAD = (
 def _task(rng: random.Random, order: str, at: float) -> list[Arrival]:
     template = rng.choices(TEMPLATES, [one.weight for one in TEMPLATES])[0]
     message: dict[str, Any] = {
-        "task_description": f"{template.name} for order {order}",
+        "task_description": describe(template, order),
         "required_fields": list(template.required),
         "event_data": {"order": order},
         "priority": rng.randrange(10),
     }
+    if tenant := rng.choice((None, "red", "green", "blue")):
+        message["tenant"] = tenant
+    if template.doomed:
+        message["on_failure"] = "undo"
     # An event needs the task's id, so whoever sends one knows it.
     named = rng.random() < 0.7 or template.name == "receipt"
     marked = rng.random() < 0.6
@@ -192,3 +202,54 @@ def _events(rng: random.Random, task_id: str, order: str, at: float) -> list[Arr
 
 def _later(record: Arrival, at: float) -> Arrival:
     return Arrival(at, record.topic, record.key, record.value)
+
+
+# -- what people do
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """Something that a person does to a task."""
+
+    at: float
+    what: str
+    """``pause``, ``resume``, ``cancel`` or ``cancel and undo``."""
+    task_id: str
+
+
+def draw_deeds(seed: int, arrivals: Iterable[Arrival]) -> list[Deed]:
+    """Now and then somebody pauses a task for a while, or cancels it."""
+    rng = random.Random(f"deeds {seed}")
+    deeds: list[Deed] = []
+    known: set[str] = set()
+    for arrival in arrivals:
+        message = _message(arrival)
+        task_id = message.get("task_id")
+        if task_id is None or task_id in known:
+            continue
+        known.add(task_id)
+        template = template_of(message["task_description"])
+        draw, at = rng.random(), arrival.at + rng.uniform(0.0, 3.0)
+        if draw < 0.06:
+            deeds += [Deed(at, "pause", task_id), Deed(at + rng.uniform(1.0, 8.0), "resume", task_id)]
+        elif draw < 0.11 and not template.doomed:
+            # What a bare agent did cannot be undone.
+            undo = rng.random() < 0.5 and "letter" not in template.required
+            deeds.append(Deed(at, "cancel and undo" if undo else "cancel", task_id))
+    return sorted(deeds, key=lambda deed: deed.at)
+
+
+def _message(arrival: Arrival) -> Mapping[str, Any]:
+    """A task's message; empty for any other record."""
+    if arrival.topic != "tasks":
+        return {}
+    try:
+        found = json.loads(arrival.value)
+    except ValueError:
+        return {}
+    # The same id with other content, or bad: not the task.
+    return found if isinstance(found, dict) and "order" in found.get("event_data", {}) and _is_plain(found) else {}
+
+
+def _is_plain(message: Mapping[str, Any]) -> bool:
+    return not str(message.get("message_id", "")).startswith("conflict-")

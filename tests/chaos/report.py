@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from tests.chaos.audit import Verdict
+from tests.chaos.calm import OF_AGENTS, OF_WORK
 
 _MUST_BE_ZERO = (
     ("lost", "lost"),
     ("accepted twice", "taken_twice"),
     ("finished twice", "finished_twice"),
     ("effects doubled", "effects_doubled"),
+    ("undone too little or too much", "undos_wrong"),
     ("contexts wrong", "contexts_wrong"),
     ("failed", "failed"),
     ("versions that do not rebuild", "versions_wrong"),
@@ -17,6 +19,7 @@ _MUST_BE_ZERO = (
 )
 _COUNTS = (
     ("steps", "steps"),
+    ("of these with parallel calls", "parallel"),
     ("effects at agents", "effects"),
     ("commits fenced", "commits_fenced"),
     ("doorbells refused", "doorbells_refused"),
@@ -32,6 +35,8 @@ def table(verdict: Verdict) -> str:
     lines = [
         _line("tasks in", verdict.tasks_in),
         _line("finished", verdict.finished),
+        _line("of these undone", verdict.undone),
+        _line("of these canceled", verdict.canceled),
         _line("of these parked as unknown", verdict.parked_unknown),
         "",
         *(_line(name, getattr(verdict, part), must=0) for name, part in _MUST_BE_ZERO),
@@ -39,6 +44,9 @@ def table(verdict: Verdict) -> str:
         *(_line(name, getattr(verdict, part)) for name, part in _COUNTS),
         _line("longest stall of a task", f"{verdict.longest_stall:.1f} s"),
         _line("quiet after the last fault", _seconds(verdict.seconds_to_quiet)),
+        _line("recovered after the last fault", _seconds(verdict.seconds_to_normal)),
+        f"  seen after the last fault ({verdict.moving_at_first} tasks and calls were on their way then), until",
+        *(f"    {at:5.1f} s  {reason}{_whose(reason)}" for reason, at in verdict.waited_for.items()),
         "",
         "faults: " + ", ".join(f"{kind} {count}" for kind, count in sorted(verdict.faults.items())),
     ]
@@ -58,3 +66,9 @@ def _line(name: str, value: object, must: object = None) -> str:
 
 def _seconds(value: float | None) -> str:
     return "never" if value is None else f"{value:.1f} s"
+
+
+def _whose(reason: str) -> str:
+    if reason in OF_AGENTS:
+        return " (as the agent asks)"
+    return "" if reason in OF_WORK else "  <- recovery"

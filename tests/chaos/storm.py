@@ -6,16 +6,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg2
 
-from tests.chaos.audit import Audit, Verdict, last_movement, restless
+from tests.chaos.audit import Audit, Verdict, last_movement
+from tests.chaos.calm import Calm
 from tests.chaos.faults import Striker
-from tests.chaos.person import settle_what_is_unknown
-from tests.chaos.plan import DEFAULT_PACE, QUICK_PACE, Fault, Pace, draw_arrivals, draw_faults
+from tests.chaos.person import People, settle_what_is_unknown
+from tests.chaos.plan import DEFAULT_PACE, QUICK_PACE, Arrival, Fault, Pace, draw_arrivals, draw_deeds, draw_faults
+from tests.chaos.servers import Servers
 from tests.chaos.traffic import Traffic, ends_of_topics
 from tests.chaos.world import World, running_world
 
@@ -35,8 +39,8 @@ class Storm:
     """Seconds during which faults strike and tasks arrive."""
     rate: float
     """New tasks a second."""
-    classpath: str | None = None
-    """Of Apache Kafka; None takes the embedded broker."""
+    servers: Callable[[Path], AbstractContextManager[Servers]]
+    """Given the storm's folder: where it rages."""
 
     @property
     def pace(self) -> Pace:
@@ -45,45 +49,77 @@ class Storm:
 
 
 def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
-    """Run a storm on servers of its own in ``folder``; its data and logs stay there."""
-    faults = draw_faults(storm.seed, storm.duration, storm.pace)
-    arrivals = draw_arrivals(storm.seed, storm.duration, storm.rate)
-    tell(f"seed {storm.seed}: {len(faults)} faults and {len(arrivals)} records in {storm.duration:g} s")
-    with running_world(folder, storm.seed, storm.pace, storm.classpath) as world:
-        traffic = Traffic(world.kafka.bootstrap_servers)
-        striker = Striker(world, tell)
-        began = time.monotonic()
-        producing = threading.Thread(target=traffic.run, args=(arrivals, began), name="traffic")
-        producing.start()
-        try:
-            striker.run(faults, began)
-            producing.join()
-        except BaseException:
-            striker.stop()
-            traffic.stop()
-            raise
-        ended, ended_at = time.monotonic(), datetime.now(UTC)
+    """Run a storm; data and logs of what it starts stay in ``folder``.
+
+    Raises:
+        NotForStorms: the servers that the environment names are not to be struck, or not named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with storm.servers(folder) as servers, running_world(folder, storm.seed, storm.pace, servers) as world:
+        faults = draw_faults(storm.seed, storm.duration, storm.pace, servers.can)
+        arrivals = draw_arrivals(storm.seed, storm.duration, storm.rate)
+        tell(f"seed {storm.seed}: {len(faults)} faults and {len(arrivals)} records in {storm.duration:g} s")
+        striker, people = Striker(world, tell), People(servers.database_url)
+        traffic = Traffic(servers.kafka, servers.topic)
+        _rage(storm, striker, traffic, people, (faults, arrivals))
+        calm = Calm(time.monotonic(), storm.pace.sweep)
+        ended_at = datetime.now(UTC)
         world.witness.calm()
-        tell(f"{ended - began:6.1f} s  the storm is over; waiting until all is quiet")
-        confirmed = traffic.confirmed()
-        ends = ends_of_topics(world.kafka.bootstrap_servers, "tasks", "events")
-        quiet = _wait_until_quiet(world, ends, ended, tell)
-        last = last_movement(world.stack.postgres.url())
+        tell("the storm is over; waiting until all is quiet")
+        quiet = _wait_until_quiet(world, calm, tell, _ending(world, traffic, people))
+        last = last_movement(servers.database_url)
         parked = settle_what_is_unknown(world)
         if parked:
             tell(f"{len(parked)} tasks waited for a person: settled as the agents' ledger has it")
-            _wait_until_quiet(world, ends, time.monotonic(), tell)
+            _wait_until_quiet(world, Calm(time.monotonic(), storm.pace.sweep, calm.ends), tell)
+        own_ends = _own_ends(world, striker.struck)
         world.stop()
-        verdict = Audit(world, confirmed).judge()
+        verdict = Audit(world, people, traffic.places).judge()
         verdict.seconds_to_quiet = max(0.0, (last - ended_at).total_seconds()) if quiet else None
+        verdict.seconds_to_normal = calm.normal_after if quiet else None
+        verdict.waited_for = calm.told()
+        verdict.moving_at_first = calm.moving_at_first
         verdict.parked_unknown = len(parked)
         verdict.complaints += [
             f"{one.task_id} was parked for {one.agent}, which can be asked" for one in parked if not one.by_right
         ]
         verdict.faults = dict(Counter(fault.kind for fault in striker.struck))
-        verdict.own_ends = _own_ends(world, striker.struck)
+        verdict.own_ends = own_ends
         verdict.complaints.extend(striker.failures)
     return verdict
+
+
+def _rage(
+    storm: Storm, striker: Striker, traffic: Traffic, people: People, plan: tuple[Sequence[Fault], Sequence[Arrival]]
+) -> None:
+    """Strike, produce and meddle, each by its plan, until all is done and undone."""
+    faults, arrivals = plan
+    began = time.monotonic()
+    others = [
+        threading.Thread(target=traffic.run, args=(arrivals, began), name="traffic"),
+        threading.Thread(target=people.run, args=(draw_deeds(storm.seed, arrivals), began), name="people"),
+    ]
+    for other in others:
+        other.start()
+    try:
+        striker.run(faults, began)
+        for other in others:
+            other.join()
+    except BaseException:
+        for one in (striker, traffic, people):
+            one.stop()
+        raise
+
+
+def _ending(world: World, traffic: Traffic, people: People) -> Callable[[], Mapping[str, int]]:
+    """People finish, the broker confirms what was produced; what it tells are the ends of the topics."""
+
+    def work() -> Mapping[str, int]:
+        people.finish()
+        traffic.confirm()
+        return ends_of_topics(world.servers.kafka, *map(world.servers.topic, ("tasks", "events")))
+
+    return work
 
 
 def _own_ends(world: World, faults: Sequence[Fault]) -> dict[str, int]:
@@ -93,18 +129,29 @@ def _own_ends(world: World, faults: Sequence[Fault]) -> dict[str, int]:
     return {name: count for name, count in ends.items() if count > 0}
 
 
-def _wait_until_quiet(world: World, ends: Mapping[str, int], since: float, tell: Callable[[str], None]) -> bool:
-    """Wait until nothing moves any more; whether that came in time (``since`` is monotonic)."""
-    said = ""
-    while time.monotonic() - since < QUIET_WITHIN:
-        try:
-            moving = restless(world.stack.postgres.url(), ends)
-        except psycopg2.OperationalError as error:
-            moving = str(error)
-        if moving is None:
-            return True
-        if moving != said:
-            said = moving
-        time.sleep(0.1)
-    tell(f"not quiet: {said}")
+def _wait_until_quiet(
+    world: World,
+    calm: Calm,
+    tell: Callable[[str], None],
+    meanwhile: Callable[[], Mapping[str, int]] | None = None,
+) -> bool:
+    """Look until nothing moves any more; whether that came in time.
+
+    Args:
+        meanwhile: done beside; what it returns are the ends of the topics. Nothing is quiet before.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        ends = None if meanwhile is None else pool.submit(meanwhile)
+        while time.monotonic() - calm.began < QUIET_WITHIN:
+            known = ends is None or ends.done()
+            if ends is not None and known:
+                calm.ends = ends.result()
+            try:
+                if calm.look(world.servers.database_url, world.servers.redis_url) and known:
+                    return True
+            except psycopg2.OperationalError as error:
+                tell(f"PostgreSQL: {error}")
+            time.sleep(0.1)
+    for reason, count in calm.moving.items():
+        tell(f"not quiet: {count} wait for {reason}, the last {calm.last_one.get(reason, '')}")
     return False

@@ -13,11 +13,12 @@ MARKED = {
     "bridge killed, anywhere": {"bridge.kill", "bridge.pause"},
     "a second bridge comes or goes": {"bridge.second"},
     "beat killed": {"beat.kill"},
-    "Redis emptied, or restarted without its data": {"redis.flush"},
+    "Redis emptied, or restarted without its data": {"redis.flush", "redis.restart"},
     "Redis killed, hanging, away": {"redis.kill", "redis.hang"},
     "connections to Redis cut": {"redis.cut"},
     "PostgreSQL killed, restarted, away": {"postgres.kill", "postgres.restart"},
     "connections to PostgreSQL cut": {"postgres.cut"},
+    "PostgreSQL at its connection limit": {"postgres.full"},
     "Kafka killed and restarted": {"kafka.kill"},
     "cannot be reached, 429, 503": {"drops first", "busy"},
     "acts, and the reply is lost: connection closed, half a reply, time-out, 500": {
@@ -29,6 +30,8 @@ MARKED = {
     "answers late, when another worker has taken over": {"slow", "well"},
     "answers twice": {"twice", "twice later"},
     "its look-up or poll fails": set(),  # `Handler._has_a_fit`
+    "refuses, and the task says `on_failure: undo`": set(),  # `cast.Role.refuses`
+    "a task paused, resumed, canceled, canceled and undone by a person": set(),  # `plan.draw_deeds`
     "a record that is no message": set(),  # `plan.draw_arrivals` has these
     "the same record, `message_id` or task again": set(),
     "other content under a known `task_id`": set(),

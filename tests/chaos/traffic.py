@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -18,10 +18,11 @@ CONFIRM = 120.0
 class Traffic:
     """Produces a plan's records at their times."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, kafka: Mapping[str, Any], topic: Callable[[str], str]) -> None:
+        self._topic = topic
         # One request at a time keeps the order; a repeated send may double a record, as Kafka's producers do.
         self._producer = KafkaProducer(
-            bootstrap_servers=bootstrap_servers,
+            **kafka,
             acks="all",
             enable_idempotence=False,
             max_in_flight_requests_per_connection=1,
@@ -33,6 +34,8 @@ class Traffic:
         )
         self._stopped = threading.Event()
         self._sent: list[tuple[Arrival, Any]] = []
+        self.places: list[tuple[str, int, int]] = []
+        """Topic, partition and offset of everything that was produced, once it is confirmed."""
 
     def run(self, arrivals: Sequence[Arrival], began: float) -> None:
         """Produce each at its time (seconds after ``began``, monotonic)."""
@@ -40,28 +43,24 @@ class Traffic:
             if self._stopped.wait(max(0.0, began + arrival.at - time.monotonic())):
                 return
             key = None if arrival.key is None else arrival.key.encode()
-            self._sent.append((arrival, self._producer.send(arrival.topic, arrival.value, key=key)))
+            self._sent.append((arrival, self._producer.send(self._topic(arrival.topic), arrival.value, key=key)))
 
     def stop(self) -> None:
         """Produce no more."""
         self._stopped.set()
 
-    def confirmed(self) -> list[tuple[str, int, int]]:
-        """Topic, partition and offset of everything that was produced. Raises where the broker did not confirm."""
+    def confirm(self) -> None:
+        """Wait until the broker has confirmed everything. Raises where it does not."""
         until = time.monotonic() + CONFIRM
-        places = []
         for _, future in self._sent:
             where = future.get(timeout=max(1.0, until - time.monotonic()))
-            places.append((where.topic, where.partition, where.offset))
+            self.places.append((where.topic, where.partition, where.offset))
         self._producer.close()
-        return places
 
 
-def read_topic(bootstrap_servers: str, topic: str) -> list[Any]:
+def read_topic(kafka: Mapping[str, Any], topic: str) -> list[Any]:
     """All records of a topic."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap_servers, enable_auto_commit=False, group_id=None, max_poll_records=2000
-    )
+    consumer = KafkaConsumer(**kafka, enable_auto_commit=False, group_id=None, max_poll_records=2000)
     try:
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
         consumer.assign(partitions)
@@ -79,10 +78,10 @@ def read_topic(bootstrap_servers: str, topic: str) -> list[Any]:
         consumer.close()
 
 
-def ends_of_topics(bootstrap_servers: str, *topics: str) -> dict[str, int]:
+def ends_of_topics(kafka: Mapping[str, Any], *topics: str) -> dict[str, int]:
     """Of each ``topic partition`` the offset behind its last record."""
     ends: dict[str, int] = {}
-    for record in (record for topic in topics for record in read_topic(bootstrap_servers, topic)):
+    for record in (record for topic in topics for record in read_topic(kafka, topic)):
         place = f"{record.topic} {record.partition}"
         ends[place] = max(ends.get(place, 0), record.offset + 1)
     return ends

@@ -1,4 +1,4 @@
-"""Servers, processes and agents of a storm: the real ones, with durable data, all of its own."""
+"""Processes and agents of a storm: the real ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from typing import Any
 
 import yaml
 
-from orchestrator.devstack.kafka import KafkaBroker
 from orchestrator.devstack.process import ManagedProcess, Restart
-from orchestrator.devstack.server import Place
-from orchestrator.devstack.stack import EmbeddedStack
-from orchestrator.store.migrate import upgrade
 from tests.chaos.cast import agents_yaml, events_yaml
 from tests.chaos.plan import BEATS, WORKERS, Pace
-from tests.kafka.apache import ApacheKafka
+from tests.chaos.servers import Servers
 from tests.support.agents import AgentProcess
 from tests.support.processes import clean_environment, wait_for
 from tests.support.system import PROGRAMS
@@ -55,8 +51,7 @@ class Witness(AgentProcess):
 class World:
     """Everything that runs."""
 
-    stack: EmbeddedStack
-    kafka: KafkaBroker | ApacheKafka
+    servers: Servers
     witness: Witness
     env: Mapping[str, str]
     folder: Path
@@ -70,7 +65,7 @@ class World:
             if program == "worker":
                 argv = (*argv, "--hostname", f"{name}@%h", "--concurrency", str(CONCURRENCY))
             self.processes[name] = ManagedProcess(
-                self.stack.keeper,
+                self.servers.keeper,
                 name,
                 argv,
                 env={**clean_environment(), **self.env},
@@ -107,26 +102,13 @@ def _json_or_nothing(line: str) -> dict[str, Any]:
 
 
 @contextmanager
-def running_world(folder: Path, seed: int, pace: Pace, classpath: str | None = None) -> Iterator[World]:
-    """Servers, agents, two workers, two beats and a bridge, at work.
-
-    Args:
-        classpath: of Apache Kafka; None takes the embedded broker, durable.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    stack = EmbeddedStack(folder / "stack", restart=None, durable_kafka=classpath is None)
-    with stack, Witness(seed, pace.agent_total) as witness:
-        kafka: KafkaBroker | ApacheKafka = stack.kafka
-        if classpath is not None:
-            kafka = ApacheKafka(stack.keeper, Place(folder / "kafka", stack.logs / "apache-kafka.log"), classpath)
-            kafka.start()
-        upgrade(stack.postgres.url())
+def running_world(folder: Path, seed: int, pace: Pace, servers: Servers) -> Iterator[World]:
+    """Agents, two workers, two beats and a bridge, at work on these servers."""
+    with Witness(seed, pace.agent_total) as witness:
         (folder / "agents.yaml").write_text(yaml.safe_dump(agents_yaml(witness.base_url, pace.agent_total)))
         (folder / "events.yaml").write_text(yaml.safe_dump(events_yaml()))
         env = {
-            **stack.env(),
-            "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
-            "KAFKA_SESSION_TIMEOUT": "3",
+            **servers.env,
             "ORCHESTRATOR_MODEL": "rules:",
             "ORCHESTRATOR_AGENTS": str(folder / "agents.yaml"),
             "ORCHESTRATOR_EVENTS": str(folder / "events.yaml"),
@@ -135,7 +117,7 @@ def running_world(folder: Path, seed: int, pace: Pace, classpath: str | None = N
             "ORCHESTRATOR_SWEEP_INTERVAL": str(pace.sweep),
             "ORCHESTRATOR_LOG_FORMAT": "json",
         }
-        world = World(stack, kafka, witness, env, folder)
+        world = World(servers, witness, env, folder)
         try:
             for name in ("bridge", *WORKERS, *BEATS):
                 world.start(name)
@@ -145,5 +127,3 @@ def running_world(folder: Path, seed: int, pace: Pace, classpath: str | None = N
             yield world
         finally:
             world.stop()
-            if kafka is not stack.kafka:
-                kafka.kill()
