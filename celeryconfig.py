@@ -75,7 +75,11 @@ beat_schedule = {
         "options": {"expires": max(10.0, 3 * _settings.sweep_interval), "priority": 0},  # piled up they are worth one
     },
     # Old rows, a minute's worth at a time: a day of traffic is removed within the day.
-    "prune": {"task": _names.PRUNE, "schedule": 600.0, "options": {"expires": 600.0}},
+    "prune": {
+        "task": _names.PRUNE,
+        "schedule": _settings.prune_interval,
+        "options": {"expires": max(10.0, _settings.prune_interval)},
+    },
 }
 beat_scheduler = "celery.beat:Scheduler"  # intervals need no file to remember them by
 beat_max_loop_interval = max(0.1, _settings.sweep_interval)  # look as often as the schedule can be due

@@ -18,14 +18,15 @@ from typing import Literal
 from pydantic import ConfigDict, SecretStr, ValidationError, model_validator
 
 from orchestrator.errors import ConfigurationError
-from orchestrator.setting_kinds import CommaList, Days, Seconds
+from orchestrator.setting_kinds import CommaList, Seconds
 from orchestrator.setting_kinds import setting as _setting
 from orchestrator.settings_checks import check_together, secret_texts
+from orchestrator.settings_retention import RetentionSettings
 from orchestrator.settings_source import problem_text, read_values
 from orchestrator.settings_turns import TurnSettings
 
 
-class Settings(TurnSettings):
+class Settings(TurnSettings, RetentionSettings):
     """All settings of all processes. Fields are grouped as they are documented in docs/settings.md."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=False, hide_input_in_errors=True)
@@ -255,15 +256,6 @@ class Settings(TurnSettings):
         "until there is room.",
         ge=1,
     )
-
-    # -- retention
-    keep_tasks: Days = _setting("ORCHESTRATOR_KEEP_TASKS", 90.0, doc="Days an ended task is kept; 0: for ever.")
-    keep_inbox: Days = _setting(
-        "ORCHESTRATOR_KEEP_INBOX", 90.0, doc="Days a record is recognised that comes again: longer than Kafka keeps it."
-    )
-    keep_updates: Days = _setting("ORCHESTRATOR_KEEP_UPDATES", 30.0, doc="Days a published update is kept.")
-    keep_dead_letters: Days = _setting("ORCHESTRATOR_KEEP_DEAD_LETTERS", 90.0, doc="Days a dead letter is kept.")
-    keep_audit: Days = _setting("ORCHESTRATOR_KEEP_AUDIT", 730.0, doc="Days it is known what people did.")
 
     # -- processes
     concurrency: int = _setting(

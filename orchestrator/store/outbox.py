@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import RowMapping
 
@@ -96,5 +96,14 @@ def _outbox_row(row: RowMapping) -> OutboxRow:
     if row["kind"] == "dead_letter":
         letter = {**row["letter"], "key": row["key"], "value": row["value"]}
         return OutboxRow(row["id"], "dead_letter", row["task_id"], dead_letter_body(letter, row["created_at"]))
-    stamped = {"update_id": str(row["id"]), "occurred_at": iso(row["created_at"])}
+    stamped = {"update_id": _update_id(row["id"], row["created_at"]), "occurred_at": iso(row["created_at"])}
     return OutboxRow(row["id"], "update", row["task_id"], {**row["body"], **stamped})
+
+
+def _update_id(number: int, at: datetime) -> str:
+    """The same however often a row is published, and never that of another row.
+
+    A PostgreSQL that was restored to an older state numbers its rows again from there, and whoever reads the topic has
+    seen those numbers: only with its moment a number is one of a kind.
+    """
+    return f"{number}-{round(at.timestamp() * 1_000_000):x}"

@@ -264,8 +264,9 @@ class Audit:
                 self.verdict.complain(f"{task_id} was told to be completed {count} times")
         seen: dict[str, list[int]] = defaultdict(list)
         for update in self.published:
-            if int(update["update_id"]) not in seen[update["task_id"]]:
-                seen[update["task_id"]].append(int(update["update_id"]))
+            number = int(update["update_id"].partition("-")[0])
+            if number not in seen[update["task_id"]]:
+                seen[update["task_id"]].append(number)
         written: dict[str, list[int]] = defaultdict(list)
         for row in self.updates:
             written[row["task_id"]].append(row["id"])

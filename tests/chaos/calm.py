@@ -33,8 +33,9 @@ SETTLED = (
 
 # A task that waits for several delegations is told of by these.
 _MOVING = f"""
-    SELECT t.task_id || ':' || t.next_step AS what, t.state, t.waits_for, t.reason_code, t.due_at, t.woken, t.rings,
-           t.lease_owner, t.lease_until, d.state AS call, d.remote_url, t.paused, now() AS now
+    SELECT t.task_id || ':' || t.next_step || ':' || t.epoch AS what, t.state, t.waits_for, t.reason_code,
+           t.due_at, t.woken, t.rings, t.lease_owner, t.lease_until, d.state AS call, d.remote_url, t.paused,
+           now() AS now
     FROM tasks t
     LEFT JOIN LATERAL (SELECT * FROM delegations d WHERE d.task_id = t.task_id AND d.step_number = t.next_step
                        AND d.state IN ('pending', 'in_flight', 'unknown') ORDER BY d.index LIMIT 1) d ON true
@@ -43,8 +44,9 @@ _MOVING = f"""
             SELECT FROM delegations d WHERE d.task_id = t.task_id AND d.step_number = t.next_step
             AND d.due_at IS NOT NULL AND d.state IN ('pending', 'in_flight', 'unknown')))
     UNION ALL
-    SELECT d.idempotency_key, t.state, CASE WHEN d.state = 'pending' THEN 'retry' ELSE 'agent' END, d.error_code,
-           d.due_at, d.woken, d.rings, d.lease_owner, d.lease_until, d.state, d.remote_url, t.paused, now()
+    SELECT d.idempotency_key || ':' || d.epoch, t.state, CASE WHEN d.state = 'pending' THEN 'retry' ELSE 'agent' END,
+           d.error_code, d.due_at, d.woken, d.rings, d.lease_owner, d.lease_until, d.state, d.remote_url, t.paused,
+           now()
     FROM delegations d JOIN tasks t USING (task_id)
     WHERE NOT {SETTLED} AND t.next_step = d.step_number AND d.due_at IS NOT NULL AND NOT d.parked
       AND d.state IN ('pending', 'in_flight', 'unknown')
@@ -75,6 +77,8 @@ class Calm:
     moving_at_first: int = 0
     _taken: Mapping[str, int] = field(default_factory=dict)
     _took_at: float = 0.0
+    _unheard: dict[str, float] = field(default_factory=dict)
+    """What moves and has no message in Redis, and since when."""
 
     def look(self, database_url: str, redis_url: str) -> bool:
         """Look once; whether all is quiet. Raises what psycopg2 raises."""
@@ -83,8 +87,12 @@ class Calm:
         waiting = _messages(redis_url)
         at_work = sum(row["lease_until"] is not None and row["lease_until"] > row["now"] for row in found.rows)
         moving: Counter[str] = Counter()
+        queued = waiting > at_work
+        self._unheard = {} if queued else {one: self._unheard.get(one, at) for one in map(_doorbell, found.rows)}
         for row in found.rows:
-            reason = why_waiting(row, queued=waiting > at_work, sweep=self.sweep)
+            # Between a commit and its message there is a moment in which neither the row nor Redis has the doorbell.
+            heard = at - self._unheard.get(_doorbell(row), at) < PATIENCE
+            reason = why_waiting(row, queued=heard, sweep=self.sweep)
             moving[reason] += 1
             self.last_one[reason] = str(row["what"])
         if found.taken != self._taken:
@@ -151,6 +159,10 @@ def why_waiting(row: Mapping[str, Any], *, queued: bool, sweep: float) -> str:
     if row["remote_url"] is not None:
         return "an agent's job"
     return "an agent's retry policy"
+
+
+def _doorbell(row: Mapping[str, Any]) -> str:
+    return f"{row['what']}:{row['rings']}:{row['woken']}"
 
 
 def _alive(owner: str | None) -> bool:

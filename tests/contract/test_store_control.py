@@ -160,6 +160,17 @@ def test_updates_are_published_in_order_by_one(store_world: StoreWorld) -> None:
     assert [row.body["state"] for row in store_world.store.updates("t-1", rows[0].id)] == ["processing", "completed"]
 
 
+def test_an_update_of_a_restored_database_is_not_taken_for_one_that_readers_have_seen(store_world: StoreWorld) -> None:
+    store_world.task("t-1")
+    (seen,) = store_world.store.unpublished(10)
+    (again,) = store_world.store.unpublished(10)
+    # Set back to before, the table numbers its rows again.
+    store_world.sql("DELETE FROM outbox")
+    store_world.sql("INSERT INTO outbox (id, kind, task_id, body) VALUES (:id, 'update', 't-2', '{}')", id=seen.id)
+    (other,) = store_world.store.unpublished(10)
+    assert again.body["update_id"] == seen.body["update_id"] != other.body["update_id"]
+
+
 def test_a_second_publisher_is_not_elected(store_world: StoreWorld) -> None:
     from orchestrator.store import PostgresStore
 

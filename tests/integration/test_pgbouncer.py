@@ -53,7 +53,7 @@ def sessions_differ_from_new(pgbouncer: PgBouncer) -> list[tuple[str, str]]:
 
 
 def test_everything_works_behind_pgbouncer_in_transaction_mode(
-    system: System, scripted_agent: ScriptedAgent, pgbouncer: PgBouncer
+    system: System, scripted_agent: ScriptedAgent, pgbouncer: PgBouncer, empty_database_url: str
 ) -> None:
     for name in ("a", "b", "c", "last"):
         scripted_agent.script(f"/{name}", reply({name: name}, delay=0.02), idempotent=True)
@@ -71,7 +71,10 @@ def test_everything_works_behind_pgbouncer_in_transaction_mode(
         for name in ("a", "b", "c", "last")
     ]
     system.use_agents(*entries)
-    system.orchestrator("db", "upgrade")
+    name = empty_database_url.rpartition("/")[2]
+    fresh = system.env["DATABASE_URL"].rpartition("/")[0] + f"/{name}"
+    system.orchestrator("db", "upgrade", DATABASE_URL=fresh)
+    assert "not" not in system.orchestrator("db", "current", DATABASE_URL=fresh).out
     started = [
         system.start_one("bridge"),
         system.start_one("beat"),

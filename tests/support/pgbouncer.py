@@ -22,7 +22,7 @@ PROGRAM = "ORCHESTRATOR_TEST_PGBOUNCER"
 
 _SETTINGS = """\
 [databases]
-{database} = host={host} port={port} dbname={database} user={user} password={password}
+* = host={host} port={port} user={user} password={password}
 
 [pgbouncer]
 listen_addr = 127.0.0.1
@@ -83,7 +83,6 @@ class PgBouncer(Server):
         """Write its configuration."""
         self._settings.write_text(
             _SETTINGS.format(
-                database=self.database,
                 host=self._target.hostname,
                 port=self._target.port,
                 user=self._target.username,

@@ -15,9 +15,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from orchestrator.settings import Settings
+from orchestrator.settings_retention import RetentionSettings
 from orchestrator.settings_turns import TurnSettings
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+PARTS = (Settings, TurnSettings, RetentionSettings)
 REWRITE = "python -m tests.unit.test_settings_docs"
 
 INTRO = """\
@@ -59,9 +61,9 @@ def document() -> str:
 
 
 def _groups() -> Iterator[tuple[str, list[FieldInfo]]]:
-    """The settings in the groups that the comments ``# -- name`` make, those of settings_turns.py at the end."""
+    """The settings in the groups that the comments ``# -- name`` make, those of its parts at the end."""
     heading, fields = "", list[FieldInfo]()
-    for line in (inspect.getsource(Settings) + inspect.getsource(TurnSettings)).splitlines():
+    for line in "".join(map(inspect.getsource, PARTS)).splitlines():
         if comment := re.fullmatch(r"    # -- (.+)", line):
             if fields:
                 yield heading, fields

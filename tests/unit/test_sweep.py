@@ -1,4 +1,4 @@
-"""What a sweep does when the broker has lost everything, in which order."""
+"""What a sweep does when the broker has lost everything, in which order; and that it ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.turns import LAST_PLACE
 from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.sweep import Sweep, SweepLimits
 
@@ -36,7 +38,7 @@ class Notes:
         raise AssertionError("there is nothing to ring")
 
     def waiting(self) -> Sequence[int]:
-        return [0] * 10
+        return [0] * (LAST_PLACE + 1)
 
     def ring_due(self, *_: Any, **__: Any) -> Sequence[Any]:
         self.asked.append("ring due")
@@ -75,3 +77,21 @@ def test_without_postgresql_no_mark_is_left_so_that_the_next_sweep_does_it() -> 
     with pytest.raises(StoreUnavailable):
         Sweep(notes, notes, SweepLimits()).run()
     assert notes.asked == ["ring again"]
+
+
+class Slow(Notes):
+    """On a machine so slow that what was rung is due again when it is asked for the next."""
+
+    rung = 0
+
+    def ring_due(self, *_: Any, **__: Any) -> Sequence[Any]:
+        assert self.rung < 10, "it rings for the same tasks over and over"
+        return [Dispatch("t-1", 1), Dispatch("t-2", 1)]
+
+    def dispatch(self, doorbells: Sequence[Any]) -> None:
+        self.rung += len(doorbells)
+
+
+def test_what_is_due_is_rung_once_in_a_sweep_however_long_that_takes() -> None:
+    slow = Slow(emptied=False)
+    assert Sweep(slow, slow, SweepLimits()).run().dispatched == slow.rung == 2
