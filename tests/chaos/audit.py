@@ -65,6 +65,8 @@ class Verdict:
     """Until how many seconds after the last fault somebody waited for what."""
     moving_at_first: int = 0
     """Tasks and calls on their way when the last fault was over."""
+    load: float = 0.0
+    """Processes that wanted a processor then, for each that there is: above 1 all times are the machine's as well."""
     errors_logged: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     own_ends: dict[str, int] = field(default_factory=dict)

@@ -75,6 +75,8 @@ class Calm:
     moving: Counter[str] = field(default_factory=Counter)
     """How many wait for what, at the last look."""
     moving_at_first: int = 0
+    load: float = 0.0
+    """Processes that wanted a processor when the last fault was over, for each that there is."""
     _taken: Mapping[str, int] = field(default_factory=dict)
     _took_at: float = 0.0
     _unheard: dict[str, float] = field(default_factory=dict)
@@ -103,6 +105,7 @@ class Calm:
             moving["being published" if found.oldest < PATIENCE else "the bridge to publish"] += found.unpublished
         if not self.last_seen:
             self.moving_at_first = len(found.rows)
+            self.load = os.getloadavg()[0] / (os.cpu_count() or 1)
         self.moving = moving
         self.last_seen |= dict.fromkeys(moving, at)
         return not moving

@@ -79,6 +79,7 @@ def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
         verdict.seconds_to_normal = calm.normal_after if quiet else None
         verdict.waited_for = calm.told()
         verdict.moving_at_first = calm.moving_at_first
+        verdict.load = round(calm.load, 1)
         verdict.parked_unknown = len(parked)
         verdict.complaints += [
             f"{one.task_id} was parked for {one.agent}, which can be asked" for one in parked if not one.by_right
