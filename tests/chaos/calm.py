@@ -77,6 +77,9 @@ class Calm:
     moving_at_first: int = 0
     load: float = 0.0
     """Processes that wanted a processor when the last fault was over, for each that there is."""
+    changed_at: float = 0.0
+    """When something was last seen to be otherwise than before."""
+    _seen: object = None
     _taken: Mapping[str, int] = field(default_factory=dict)
     _took_at: float = 0.0
     _unheard: dict[str, float] = field(default_factory=dict)
@@ -106,6 +109,9 @@ class Calm:
         if not self.last_seen:
             self.moving_at_first = len(found.rows)
             self.load = os.getloadavg()[0] / (os.cpu_count() or 1)
+        seen = ({_doorbell(row) for row in found.rows}, found.unpublished, found.taken)
+        if seen != self._seen:
+            self._seen, self.changed_at = seen, at
         self.moving = moving
         self.last_seen |= dict.fromkeys(moving, at)
         return not moving

@@ -26,8 +26,11 @@ from tests.chaos.world import World, running_world
 QUICK_BELOW = 60.0
 """Seconds; a shorter storm has leases and time-outs to match."""
 
-QUIET_WITHIN = 150.0
-"""Seconds after the last fault in which all must have come to rest; far more than it takes."""
+STANDSTILL = 90.0
+"""Seconds without any change after which what is not quiet will not be; far more than it takes."""
+
+LONGEST_CALM = 1200.0
+"""Seconds after the last fault in which all must have come to rest, however much there was to be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +146,10 @@ def _wait_until_quiet(
     """
     with ThreadPoolExecutor(1) as pool:
         ends = None if meanwhile is None else pool.submit(meanwhile)
-        while time.monotonic() - calm.began < QUIET_WITHIN:
+        while (since := time.monotonic() - calm.began) < min(calm.changed_at + STANDSTILL, LONGEST_CALM):
             known = ends is None or ends.done()
+            if not known:
+                calm.changed_at = since  # whoever waits for the broker gives up by himself
             if ends is not None and known:
                 calm.ends = ends.result()
             try:
