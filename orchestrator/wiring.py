@@ -7,8 +7,6 @@ Each entry point asks for its own parts: `bridge_parts` for ``python -m bridge``
 from __future__ import annotations
 
 import os
-import secrets
-import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -33,7 +31,7 @@ from orchestrator.flow.ports import Planner
 from orchestrator.flow.resolve import Resolver
 from orchestrator.flow.retention import Kept, Retention
 from orchestrator.flow.step import StepLimits, StepRunner
-from orchestrator.flow.sweep import Sweep, SweepLimits
+from orchestrator.flow.sweep import Neighbours, Sweep, SweepLimits
 from orchestrator.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -287,6 +285,7 @@ def check_worker(settings: Settings) -> None:
 def build_worker_parts(settings: Settings) -> WorkerParts:
     """Build a worker process's parts, the planner ready to answer."""
     from orchestrator.worker.drain import Drain
+    from orchestrator.worker.identity import has_died, own_name, place
     from orchestrator.worker.leases import Heartbeat
     from orchestrator.worker.straight_on import StraightOn
 
@@ -303,7 +302,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
     client = build_agent_client(settings)
     heartbeat = Heartbeat(store, settings.lease_for)
     agents = build_agents(settings)
-    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    owner = own_name()
     limits = StepLimits(
         lease_for=settings.lease_for,
         budget=default_budget(settings),
@@ -346,10 +345,12 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         store,
         dispatcher,
         SweepLimits(
+            lease=settings.lease_for,
             stall=settings.stall_for,
             dispatch_window=settings.dispatch_window,
             event_wait=timedelta(seconds=settings.event_wait),
         ),
+        Neighbours(place(), has_died),
     )
     return WorkerParts(
         store=store,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -37,6 +37,15 @@ class SweepStore(Protocol):
 
     def ring_due_cancellations(self, limit: int, stall: timedelta) -> Sequence[Dispatch]:
         """Up to ``limit`` calls that are not wanted any more, of which their agents are to be told now."""
+
+    def end_leases(self, place: str, has_died: Callable[[str], bool], lease: timedelta) -> int:
+        """End the leases of processes that have died, so that their tasks and delegations are due now.
+
+        Args:
+            place: beginning of the names of those that can be judged.
+            has_died: whether the process of a name has.
+            lease: how long a lease lasts at most.
+        """
 
     def ring_again(self, stall: timedelta) -> int:
         """The broker has lost every doorbell: what was rung and not taken up is due at once, whatever the broker holds
@@ -83,8 +92,19 @@ class Broker(Dispatcher, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Processes whose lives this one can judge; none without a place."""
+
+    place: str = ""
+    """Beginning of their names."""
+    has_died: Callable[[str], bool] = lambda _name: False
+
+
+@dataclass(frozen=True, slots=True)
 class SweepLimits:
     """See the settings of the same names."""
+
+    lease: timedelta = timedelta(seconds=9)
 
     stall: timedelta = timedelta(seconds=10)
     dispatch_window: int = 2_000
@@ -102,10 +122,13 @@ class SweepResult:
 class Sweep:
     """Recovery by looking: whatever was lost on its way to a worker is sent again from the rows."""
 
-    def __init__(self, store: SweepStore, dispatcher: Broker, limits: SweepLimits) -> None:
+    def __init__(
+        self, store: SweepStore, dispatcher: Broker, limits: SweepLimits, neighbours: Neighbours | None = None
+    ) -> None:
         self.store = store
         self.dispatcher = dispatcher
         self.limits = limits
+        self.neighbours = neighbours or Neighbours()
 
     def run(self) -> SweepResult:
         """Sweep once. Several at the same time are harmless.
@@ -113,6 +136,7 @@ class Sweep:
         Raises:
             StoreUnavailable: PostgreSQL is away; the next sweep does it.
         """
+        self._notice_the_dead()
         result = SweepResult(self._ring(), self.store.expire_events(BATCH, self.limits.event_wait))
         if result.dispatched or result.expired_events:
             log.info("sweep.done", extra={"dispatched": result.dispatched, "expired_events": result.expired_events})
@@ -142,6 +166,11 @@ class Sweep:
         except DispatchFailed as error:
             log.warning("sweep.broker_away", extra={"why": str(error), "dispatched": rung})
         return rung
+
+    def _notice_the_dead(self) -> None:
+        place, has_died = self.neighbours.place, self.neighbours.has_died
+        if place and (ended := self.store.end_leases(place, has_died, self.limits.lease)):
+            log.warning("sweep.leases_of_the_dead", extra={"ended": ended})
 
     def _notice_emptied(self) -> None:
         if not self.dispatcher.emptied():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -101,6 +101,25 @@ _RING_AGAIN = (
     RING_AGAIN,
 )
 
+# What is held is due when its lease ends: within the time of a lease from now.
+_HELD_HERE = text(f"""
+    SELECT task_id AS key, lease_owner AS owner, true AS task FROM tasks
+    WHERE {ALIVE} AND due_at > now() AND due_at <= now() + CAST(:lease AS interval)
+      AND lease_until > now() AND starts_with(lease_owner, :place)
+    UNION ALL
+    SELECT idempotency_key, lease_owner, false FROM delegations
+    WHERE due_at > now() AND due_at <= now() + CAST(:lease AS interval)
+      AND lease_until > now() AND starts_with(lease_owner, :place)
+""")  # noqa: S608  # constants of ours only
+_END_LEASES = tuple(
+    text(f"""
+        UPDATE {table} SET lease_until = now() - interval '1 millisecond', due_at = now()
+        FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(key text, owner text)
+        WHERE {table}.{key} = r.key AND {table}.lease_owner = r.owner AND {table}.lease_until > now()
+    """)  # noqa: S608  # the same
+    for table, key in (("tasks", "task_id"), ("delegations", "idempotency_key"))
+)
+
 _TENANTS = text(f"""
     SELECT who, count(*) FILTER (WHERE kind = 0) AS in_flight, count(*) FILTER (WHERE kind <> 0) AS due FROM (
         SELECT {TENANT} AS who, 0 AS kind FROM tasks WHERE {IN_FLIGHT}
@@ -179,6 +198,25 @@ class SweepPart(Transactions):
 
         rows = sorted(self.transact(work), key=lambda row: (place_of(row.level, row.lane), row.nth))
         return [Dispatch(row.task_id, row.next_step, row.level, row.lane) for row in rows]
+
+    def end_leases(self, place: str, has_died: Callable[[str], bool], lease: timedelta) -> int:
+        """End the leases of processes that have died."""
+        parameters = {"place": place, "lease": lease}
+        held = self.transact(lambda connection: connection.execute(_HELD_HERE, parameters).all(), durable=False)
+        dead = sorted((row for row in held if has_died(row.owner)), key=lambda row: row.key)
+        if not dead:
+            return 0
+        rows = [
+            jsonb([{"key": row.key, "owner": row.owner} for row in dead if row.task is of_task])
+            for of_task in (True, False)
+        ]
+        return self.transact(
+            lambda connection: sum(
+                connection.execute(statement, {"rows": some}).rowcount
+                for statement, some in zip(_END_LEASES, rows, strict=True)
+            ),
+            durable=False,
+        )
 
     def ring_again(self, stall: timedelta) -> int:
         """Make due what was rung and not taken up."""

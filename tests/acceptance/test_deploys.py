@@ -76,6 +76,27 @@ def test_a_worker_told_to_stop_ends_in_time_in_the_middle_of_a_hundred_calls(
     assert all(system.store.task(task_id).lost_leases == 0 for task_id in [*ends, *long, *once])
 
 
+def test_what_a_killed_worker_held_goes_on_at_once_on_the_same_machine(
+    system: System, scripted_agent: ScriptedAgent
+) -> None:
+    """Its leases would last for ten minutes, and so would those of its calls; the next sweep sees that it is dead."""
+    system.env |= {"ORCHESTRATOR_LEASE": "600", "ORCHESTRATOR_STALL": "600"}
+    scripted_agent.script("/one", reply({"one": 1}, gate="go"), idempotent=True)
+    scripted_agent.script("/two", reply({"two": 1}, gate="go"), idempotent=True)
+    system.use_agents(entry(scripted_agent, "one"), entry(scripted_agent, "two"))
+    first = system.start_worker(1)
+    system.start("bridge", "beat")
+    system.produce_task("alone", required_fields=["one"])
+    system.produce_task("parallel", required_fields=["one", "two"])
+    wait_for(lambda: sum(scripted_agent.ledger().in_flight.values()) == 3, 60.0, "three calls in flight")
+    first.kill()
+    scripted_agent.open_gate("go")
+    second = system.start_worker(2)
+    system.wait_for_all(["alone", "parallel"])
+    assert "sweep.leases_of_the_dead" in second.log_text()
+    assert scripted_agent.ledger().doubled == []
+
+
 def test_what_a_newer_version_wrote_is_left_to_it(system: System, scripted_agent: ScriptedAgent) -> None:
     """The older worker neither acts on such a task nor stumbles over it, and goes on with all others."""
     system.env |= {"ORCHESTRATOR_STALL": "1"}

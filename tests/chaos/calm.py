@@ -6,7 +6,6 @@ time, and that is what is to be short.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ import psycopg2.extras
 import redis
 
 from orchestrator.domain.limits import NOT_TRIED
+from orchestrator.worker.identity import has_died
 
 OF_AGENTS = frozenset({"an agent's retry policy", "an agent's job", "a look-up's deadline", "an agent's limit"})
 """Waits that agents ask for, or their entries."""
@@ -151,7 +151,7 @@ def why_waiting(row: Mapping[str, Any], *, queued: bool, sweep: float) -> str:
     if row["lease_until"] is not None:
         if row["lease_until"] <= row["now"]:
             return "a sweep that is late" if late else "the next sweep"
-        return "at work" if _alive(row["lease_owner"]) else "a lease of a worker that died"
+        return "a lease of a worker that died" if has_died(row["lease_owner"]) else "at work"
     if row["due_at"] is None:
         return "an event or a person"
     if row["paused"]:
@@ -172,14 +172,6 @@ def why_waiting(row: Mapping[str, Any], *, queued: bool, sweep: float) -> str:
 
 def _doorbell(row: Mapping[str, Any]) -> str:
     return f"{row['what']}:{row['rings']}:{row['woken']}"
-
-
-def _alive(owner: str | None) -> bool:
-    """Whether the process that holds a lease runs (`host:pid:…`, and all are ours, on this machine)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        os.kill(int((owner or "").split(":")[1]), 0)
-        return True
-    return False
 
 
 def _read(database_url: str) -> _Found:

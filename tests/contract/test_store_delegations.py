@@ -90,6 +90,22 @@ def delegation(world: StoreWorld, index: int) -> Delegation:
     return world.store.history("t-1")[0].delegations[index]
 
 
+def test_leases_of_the_dead_end_and_no_others(store_world: StoreWorld) -> None:
+    fan_out(store_world, 3)
+    place = "here:"
+    for index, owner in enumerate(("here:1:dead", "here:2:alive", "there:1:dead")):
+        store_world.store.claim_delegation(LEASE, Dispatch("t-1", 1, index=index), owner, send)
+    for task_id, owner in (("t-2", "here:1:dead"), ("t-3", "here:2:alive"), ("t-4", "there:1:dead")):
+        store_world.task(task_id)
+        store_world.claim(task_id=task_id, owner=owner)
+    assert store_world.store.end_leases(place, lambda owner: "dead" in owner, LEASE) == 2
+    assert store_world.store.end_leases(place, lambda owner: "dead" in owner, LEASE) == 0
+    assert store_world.claim(task_id="t-2").task.lost_leases == 1
+    assert [store_world.refused(task_id=task_id) for task_id in ("t-3", "t-4")] == [NotClaimed.HELD] * 2
+    assert claim(store_world, 0).delegation.lost_leases == 1
+    assert [refused(store_world, index) for index in (1, 2)] == [NotClaimed.HELD] * 2
+
+
 def test_a_step_with_several_calls_frees_its_worker_and_as_many_as_may_are_due(store_world: StoreWorld) -> None:
     committed = fan_out(store_world, 5)
     assert indexes(committed.doorbells) == [0, 1, 2]

@@ -11,7 +11,7 @@ import pytest
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.turns import LAST_PLACE
 from orchestrator.errors import StoreUnavailable
-from orchestrator.flow.sweep import Sweep, SweepLimits
+from orchestrator.flow.sweep import Neighbours, Sweep, SweepLimits
 
 
 class Notes:
@@ -33,6 +33,10 @@ class Notes:
         if self.away:
             raise StoreUnavailable("away")
         return 3
+
+    def end_leases(self, *_: Any) -> int:
+        self.asked.append("end leases")
+        return 1
 
     def dispatch(self, doorbells: Sequence[Any]) -> None:  # noqa: ARG002 - as the broker has it
         raise AssertionError("there is nothing to ring")
@@ -77,6 +81,12 @@ def test_without_postgresql_no_mark_is_left_so_that_the_next_sweep_does_it() -> 
     with pytest.raises(StoreUnavailable):
         Sweep(notes, notes, SweepLimits()).run()
     assert notes.asked == ["ring again"]
+
+
+def test_leases_of_the_dead_are_ended_before_it_is_seen_what_is_due() -> None:
+    notes = Notes(emptied=False)
+    Sweep(notes, notes, SweepLimits(), Neighbours("here:", lambda _: True)).run()
+    assert notes.asked == ["end leases", "ring due"]
 
 
 class Slow(Notes):
