@@ -155,6 +155,25 @@ def default_budget(settings: Settings) -> Budget:
     )
 
 
+def step_limits(settings: Settings) -> StepLimits:
+    """The bounds of a step."""
+    return StepLimits(
+        lease_for=settings.lease_for,
+        budget=default_budget(settings),
+        budget_warn=settings.budget_warn,
+        idle_steps=settings.idle_steps,
+        repeats=settings.repeats,
+        prompt_agents=None if settings.plans_by_rules else settings.prompt_agents,
+        bad_answers=settings.bad_answers,
+        max_lost_leases=settings.max_lost_leases,
+        max_context_bytes=settings.max_context_bytes,
+        planner_retry=RetryPolicy(settings.model_attempts, 1.0, 60.0),
+        max_fan_out=settings.max_fan_out,
+        fan_out_at_once=settings.fan_out_at_once,
+        partial_failure=PartialFailure(settings.partial_failure),
+    )
+
+
 def build_limits(settings: Settings, wake: Wake) -> SharedLimits:
     """Caps, rates and breakers in Redis; connects when first used."""
     from orchestrator.limits import BreakerRules, SharedLimits, connect
@@ -303,21 +322,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
     heartbeat = Heartbeat(store, settings.lease_for)
     agents = build_agents(settings)
     owner = own_name()
-    limits = StepLimits(
-        lease_for=settings.lease_for,
-        budget=default_budget(settings),
-        budget_warn=settings.budget_warn,
-        idle_steps=settings.idle_steps,
-        repeats=settings.repeats,
-        prompt_agents=None if settings.plans_by_rules else settings.prompt_agents,
-        bad_answers=settings.bad_answers,
-        max_lost_leases=settings.max_lost_leases,
-        max_context_bytes=settings.max_context_bytes,
-        planner_retry=RetryPolicy(settings.model_attempts, 1.0, 60.0),
-        max_fan_out=settings.max_fan_out,
-        fan_out_at_once=settings.fan_out_at_once,
-        partial_failure=PartialFailure(settings.partial_failure),
-    )
+    limits = step_limits(settings)
     drain = Drain(store, dispatcher, heartbeat.held, settings.stop_period)
     runner = StepRunner(
         store=store,

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from orchestrator.flow.resolve import Resolver
     from orchestrator.flow.retention import Retention
     from orchestrator.flow.sweep import SweepStore
+    from orchestrator.flow.trial import Trial
+    from orchestrator.flow.turn import StepLimits
     from orchestrator.kafka.health import BridgeGroup
     from orchestrator.settings import Settings
     from orchestrator.store.health import DatabaseHealth
@@ -309,6 +311,22 @@ def planner() -> Planner:
     from orchestrator import wiring
 
     return wiring.build_planner(settings())
+
+
+@contextmanager
+def trial(model: str | None, prompt: str | None) -> Iterator[Trial]:
+    """A model on trial: see `orchestrator.wiring_trials.trial`."""
+    from orchestrator import wiring_trials
+
+    with wiring_trials.trial(settings(), model, prompt) as found:
+        yield found
+
+
+def trial_limits(model: str) -> StepLimits:
+    """The bounds of a step that this model decides."""
+    from orchestrator import wiring_trials
+
+    return wiring_trials.trial_limits(settings(), model)
 
 
 def question(request: PlanRequest) -> Mapping[str, Any]:

@@ -19,6 +19,8 @@ Entry = Mapping[str, Any]
 """The JSON form of an agent, an event type or an offer, as it is kept under its digest."""
 
 _DIGEST_CHARS = 16
+_WAITING = ("timeout_seconds", "on_timeout", "timeout_code")
+"""What an event type says of waits for it, where it says something."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,16 @@ def event_type_to_json(event_type: EventType) -> dict[str, Any]:
         "schema": event_type.schema,
         "fills": None if event_type.fills is None else dict(event_type.fills),
         **({"match": dict(event_type.match)} if event_type.match else {}),
+        **{name: value for name in _WAITING if (value := getattr(event_type, name)) is not None},
     }
 
 
 def event_type_of(entry: Entry) -> EventType:
     """The inverse of `event_type_to_json`."""
-    return EventType(entry["name"], entry["description"], entry["schema"], entry["fills"], match=entry.get("match", {}))
+    times = {name: entry.get(name) for name in _WAITING}
+    return EventType(
+        entry["name"], entry["description"], entry["schema"], entry["fills"], match=entry.get("match", {}), **times
+    )
 
 
 _digests: dict[int, tuple[AgentSpec | EventType, str, Entry]] = {}

@@ -6,7 +6,7 @@ task of its own (`orchestrator.flow.delegation_run`), and the last to settle wak
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from orchestrator.domain.decision import Decision
@@ -48,14 +48,21 @@ def is_under_way(turn: Turn) -> bool:
 def conclude(turn: Turn, agents: Agents) -> Then:
     """What a step comes to once all its delegations have ended: failed by the task's policy, or gone on."""
     delegations = [delegation for _, delegation in sorted(turn.delegations.items())]
+    if failure := failure_of(delegations, policy_of(turn.task, turn.limits)):
+        return failure
+    for delegation in delegations:
+        if delegation.state is DelegationState.SUCCEEDED:
+            turn.change(provided(agents.get(delegation.agent), delegation, now()))
+    return turn.forward()
+
+
+def failure_of(delegations: Sequence[Delegation], policy: PartialFailure) -> Fail | None:
+    """How a step fails by its calls, all of which have ended; None: it does not."""
     failed = [one for one in delegations if _has_failed(one)]
-    succeeded = [one for one in delegations if one.state is DelegationState.SUCCEEDED]
-    policy = policy_of(turn.task, turn.limits)
+    succeeded = any(one.state is DelegationState.SUCCEEDED for one in delegations)
     if failed and (policy is PartialFailure.ALL or (policy is PartialFailure.ANY and not succeeded)):
         return _failure(failed, len(delegations))
-    for delegation in succeeded:
-        turn.change(provided(agents.get(delegation.agent), delegation, now()))
-    return turn.forward()
+    return None
 
 
 def policy_of(task: Task, limits: StepLimits) -> PartialFailure:

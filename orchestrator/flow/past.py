@@ -68,13 +68,18 @@ class Past:
         return [entry for entry in self.history if not entry.step.superseded]
 
     @property
+    def changes(self) -> Sequence[Change]:
+        """Every change of its context, oldest first, those refused included."""
+        return [change for number in sorted(self._changes) for change in self._changes[number]]
+
+    @property
     def now(self) -> Context:
         """What the task knows now."""
         return self._contexts[max(self._contexts)]
 
     def context_at(self, version: int, merged: int = 0) -> Context:
         """The context of a version, with the first ``merged`` changes of the next on top."""
-        context = _as_kept(self._contexts.get(version, self.now))
+        context = as_kept(self._contexts.get(version, self.now))
         return context.apply(self._changes.get(version + 1, ())[:merged])
 
     def question(self, entry: HistoryEntry) -> Question:
@@ -96,10 +101,11 @@ class Past:
             context=context,
             agents=() if offer is None else offer.agents,
             event_types=() if offer is None else offer.event_types,
-            history=[_as_it_was(self._entry(number)) for number in shown],
+            history=[as_it_was(self._entry(number)) for number in shown],
             wait_timed_out=asked is not None and asked.wait_timed_out,
             complaints=() if asked is None else asked.complaints,
-            prompt_version=None if step.decision is None else step.decision.usage.prompt_version,
+            prompt_version=(step.decision.usage.prompt_version if step.decision is not None else None)
+            or self.task.versions.get("prompt"),
         )
         return Question(request, exact=offer is not None)
 
@@ -122,16 +128,17 @@ class Past:
         return next(entry for entry in self.history if entry.step.number == number)
 
 
-def _as_kept(context: Context) -> Context:
+def as_kept(context: Context) -> Context:
     """The context with its fields in the order in which the store gives them back: a prompt shows them in it."""
     names = sorted(context.collected_data, key=lambda name: (len(name.encode()), name.encode()))
     data = {name: context.collected_data[name] for name in names}
     return replace(context, collected_data=data)
 
 
-def _as_it_was(entry: HistoryEntry) -> HistoryEntry:
+def as_it_was(entry: HistoryEntry) -> HistoryEntry:
     """A step as a later one saw it: no part of a course given up yet, nothing compensated yet."""
-    return HistoryEntry(replace(entry.step, superseded=False), tuple(_before_undo(one) for one in entry.delegations))
+    delegations = tuple(_before_undo(one) for one in entry.delegations)
+    return replace(entry, step=replace(entry.step, superseded=False), delegations=delegations)
 
 
 def _before_undo(delegation: Delegation) -> Delegation:

@@ -34,7 +34,7 @@ def begin_wait(turn: Turn, decision: Decision) -> Then:
 
 def begin_question(turn: Turn, decision: Decision) -> Then:
     """Ask a person, and wait for the answer."""
-    question = _question_of(decision, turn.lease.step)
+    question = question_of(decision, turn.lease.step, now())
     turn.ask(question)
     return wait_for_people([question], same_step=False)
 
@@ -150,8 +150,9 @@ def _waited_in_vain(history: Sequence[HistoryEntry]) -> bool:
     return wait.on_timeout is not OnTimeout.GO_ON and wait.is_over_at(now())
 
 
-def _question_of(decision: Decision, step: int) -> Question:
-    details, at = decision.details, now()
+def question_of(decision: Decision, step: int, at: datetime) -> Question:
+    """The question that an ``ask_human`` asks, put at this moment."""
+    details = decision.details
 
     def later(name: str) -> Any:
         seconds = details.get(name)

@@ -11,6 +11,7 @@ from orchestrator.llm.hybrid import HybridPlanner
 from orchestrator.llm.model_chain import Candidate, ModelChain
 from orchestrator.llm.planner import LangChainPlanner
 from orchestrator.llm.prices import PriceTable, load_prices
+from orchestrator.llm.prompts import Instructions
 from orchestrator.llm.rules import RulesPlanner
 from orchestrator.logs import mask
 from orchestrator.settings import Settings
@@ -62,6 +63,28 @@ def make_planner(settings: Settings, limited: Limiting = lambda _, planner: plan
     return HybridPlanner(chain) if settings.planner == "hybrid" else chain
 
 
+def make_trial_planner(settings: Settings, model: str, instructions: Instructions | None = None) -> Planner:
+    """One model on trial, outside any task: no fallbacks, no limits, no budget.
+
+    Args:
+        settings: how models are asked.
+        model: ``provider:model``, or ``rules:``.
+        instructions: other instructions than those of the prompt that a question names.
+
+    Raises:
+        ConfigurationError: the model's key or package is missing, its name is no ``provider:model``, or rules are to be
+            asked with a prompt, which they do not read.
+    """
+    if model == "rules:" and instructions is not None:
+        raise ConfigurationError("`rules:` reads no prompt", hint="Leave --prompt out, or name a model.")
+    if model != "rules:" and not all(model.partition(":")):
+        hint = "Write provider:model, such as openai:gpt-5-mini, or rules:."
+        raise ConfigurationError(f"{model!r} is no model", hint=hint)
+    mask.add(*settings.secrets())
+    prices = load_prices(settings.prices_file)
+    return _candidate(model, settings.model_copy(update={"max_money": None}), prices, instructions).planner
+
+
 def _limited(candidate: Candidate, limited: Limiting) -> Candidate:
     """The candidate within its limits; rules cost nobody anything and have none."""
     if candidate.provider == "rules":
@@ -69,7 +92,9 @@ def _limited(candidate: Candidate, limited: Limiting) -> Candidate:
     return Candidate(candidate.name, limited(candidate.name, candidate.planner))
 
 
-def _candidate(name: str, settings: Settings, prices: PriceTable) -> Candidate:
+def _candidate(
+    name: str, settings: Settings, prices: PriceTable, instructions: Instructions | None = None
+) -> Candidate:
     if name == "rules:":
         return Candidate(name, RulesPlanner())
     provider = name.partition(":")[0]
@@ -99,6 +124,7 @@ def _candidate(name: str, settings: Settings, prices: PriceTable) -> Candidate:
         max_tokens=settings.model_max_tokens,
         api_key=api_key if provider == "openai" else None,
         base_url=settings.openai_base_url if provider == "openai" else None,
+        instructions=instructions,
         verbose=settings.verbose,
     )
     return Candidate(name, planner)

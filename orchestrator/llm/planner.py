@@ -22,6 +22,7 @@ from orchestrator.llm.answer import Answer, ToolCall, read_answer
 from orchestrator.llm.bounds import LEAST_ANSWER, likely_tokens, prompt_tokens_at_most
 from orchestrator.llm.prices import PriceTable
 from orchestrator.llm.prompt import Prompt, build_prompt
+from orchestrator.llm.prompts import Instructions
 from orchestrator.llm.tools import Toolbox
 from orchestrator.llm.trouble import CONTEXT_TOO_LONG, trouble, was_not_billed
 from orchestrator.logs import mask
@@ -52,6 +53,7 @@ class LangChainPlanner:
         api_key: key for ``openai:`` models; other providers' packages read their own from the environment.
         base_url: an OpenAI-compatible server, for ``openai:`` models.
         prices: what tokens cost.
+        instructions: other instructions than those of the shipped prompt, for trials.
         verbose: log each prompt and answer at INFO, secrets masked.
     """
 
@@ -64,6 +66,7 @@ class LangChainPlanner:
         api_key: str | None = None,
         base_url: str | None = None,
         prices: PriceTable | None = None,
+        instructions: Instructions | None = None,
         verbose: bool = False,
     ) -> None:
         self._name = model
@@ -73,6 +76,7 @@ class LangChainPlanner:
         self._api_key = api_key
         self._base_url = base_url
         self._price = None if prices is None else prices.of(model)
+        self._instructions = instructions
         self._verbose = verbose
         self._instructions_told = False
         self._model: BaseChatModel | None = None
@@ -117,7 +121,7 @@ class LangChainPlanner:
         """The prompt at each size that differs, largest first, beginning with the first that may fit the model."""
         prompts: list[Prompt] = []
         for scale in _SCALES:
-            prompt = build_prompt(request, scale)
+            prompt = build_prompt(request, scale, self._instructions)
             if not prompts or len(prompt.user) < 0.9 * len(prompts[-1].user):
                 prompts.append(prompt)
         most = (model.profile or {}).get("max_input_tokens")

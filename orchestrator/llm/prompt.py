@@ -26,7 +26,7 @@ from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.question import Question
 from orchestrator.flow.ports import PlanRequest
 from orchestrator.llm.data_text import as_json, fit, section, wrap
-from orchestrator.llm.prompts import NEWEST, instructions, usable
+from orchestrator.llm.prompts import NEWEST, Instructions, instructions, usable
 
 DESCRIPTION_CHARS = 20_000
 DATA_CHARS = 60_000
@@ -50,14 +50,22 @@ class Prompt:
     version: str = NEWEST
 
 
-def build_prompt(request: PlanRequest, scale: float = 1.0) -> Prompt:
-    """The prompt for the next decision; ``scale`` (up to 1) is the share of their room that sections get."""
+def build_prompt(request: PlanRequest, scale: float = 1.0, own: Instructions | None = None) -> Prompt:
+    """The prompt for the next decision.
+
+    Args:
+        request: what is asked.
+        scale: the share (up to 1) of their room that sections get.
+        own: other instructions than those of the version that the request names.
+    """
 
     def room(characters: int) -> int:
         return max(_LEAST_ENTRY_CHARS, int(characters * scale))
 
     context = request.context
-    version = usable(request.prompt_version)
+    if own is None:
+        version = usable(request.prompt_version)
+        own = Instructions(version, instructions(version))
     sections = [
         section("task", {"description": request.description}, room(DESCRIPTION_CHARS)),
         wrap("fields", as_json(_fields(context))),
@@ -73,7 +81,7 @@ def build_prompt(request: PlanRequest, scale: float = 1.0) -> Prompt:
             + section("complaints", list(request.complaints), COMPLAINTS_CHARS)
         )
     sections.append(_question(request))
-    return Prompt(instructions(version), "\n\n".join(sections), version)
+    return Prompt(own.text, "\n\n".join(sections), own.version)
 
 
 def _fields(context: Context) -> dict[str, Any]:

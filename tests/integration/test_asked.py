@@ -89,6 +89,27 @@ def test_the_question_of_a_step_that_failed_is_kept_too(world: World) -> None:
     assert_rebuilt(world, {1: world.asked[-1]})
 
 
+def test_what_people_and_events_said_stands_in_the_question_that_is_put_again(world: World) -> None:
+    world.event_types["approved"] = EventType("approved", "Approved.", fills={"approval": "/by"}, timeout_seconds=60)
+    world.add_agent("score", reply({"score": 1}))
+    world.submit("approval", "limit", "score")
+    asked: dict[int, PlanRequest] = {}
+    wait = Decision(DecisionKind.WAIT_FOR_EVENT, "wait", USAGE, details={"event_type": "approved"})
+    person = Decision(DecisionKind.ASK_HUMAN, "ask", USAGE, details={"question": "How much?", "field": "limit"})
+    world.answers = [wait, person, call("score")]
+    assert world.run(1).outcome == "waiting"
+    asked[1] = world.asked[-1]
+    world.take(EventMessage("t-1", {"by": "ann"}, "approved"))
+    assert world.run(2).outcome == "waiting"
+    asked[2] = world.asked[-1]
+    world.store.answer("t-1", None, 5000, who="bob", why="agreed")
+    assert world.run(3).outcome == "completed"
+    asked[3] = world.asked[-1]
+    assert '"ended_by_event"' in question_of(asked[2])["user"]
+    assert '"by": "bob"' in question_of(asked[3])["user"]
+    assert_rebuilt(world, asked)
+
+
 def test_an_offer_is_kept_once_and_by_its_content(store_world: StoreWorld) -> None:
     store = store_world.store
     event_type = EventType("approved", "Approved.", fills={"approval": "/approval"})

@@ -5,7 +5,19 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli.command import Group
-from orchestrator.cli.task import answer, control, explain, resolve, show, skip, submit, undone, watch
+from orchestrator.cli.task import (
+    answer,
+    control,
+    explain,
+    export,
+    resolve,
+    show,
+    simulate,
+    skip,
+    submit,
+    undone,
+    watch,
+)
 
 __all__ = ["task"]
 
@@ -20,6 +32,8 @@ task.add_command(show.list_tasks)
 task.add_command(show.show)
 task.add_command(watch.watch)
 task.add_command(explain.explain)
+task.add_command(simulate.simulate)
+task.add_command(export.export)
 task.add_command(answer.questions)
 task.add_command(answer.answer)
 task.add_command(answer.approve)

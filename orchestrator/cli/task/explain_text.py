@@ -45,11 +45,12 @@ def write_explanation(
 
 def spent_words(spent: Costs) -> str:
     """`3 decisions, 3 answers, 3,060 tokens in, 140 out, 0.0012 USD, in 4.1 s`."""
-    if not spent.decisions:
+    if not spent.decisions and not spent.tokens_in_vain:
         return "no decision was made"
     words = f"{_count(spent.decisions, 'decision')}, {_count(spent.answers, 'answer')}"
-    if spent.tokens_in or spent.tokens_out:
+    if spent.tokens:
         words += f", {spent.tokens_in:,} tokens in, {spent.tokens_out:,} out"
+        words += f", {spent.tokens_in_vain:,} in vain" if spent.tokens_in_vain else ""
         words += "" if spent.cost is None else f", {spent.cost:.4f} USD"
         if spent.unpriced:
             words += f" (price of {_count(spent.unpriced, 'decision')} not known)"
@@ -248,6 +249,7 @@ def spent_json(spent: Costs) -> dict[str, Any]:
         "answers": spent.answers,
         "tokens_in": spent.tokens_in,
         "tokens_out": spent.tokens_out,
+        "tokens_in_vain": spent.tokens_in_vain,
         "cost": spent.cost,
         "unpriced": spent.unpriced,
         "seconds": spent.seconds,

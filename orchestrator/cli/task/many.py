@@ -1,4 +1,5 @@
-"""One task or many: the filters of `task retry`, `cancel`, `pause`, `resume` and `restart`, and doing it to each.
+"""One task or many: the filters of `task retry`, `cancel`, `pause`, `resume`, `restart` and `simulate`, and doing it to
+each.
 
 Each task has a transaction of its own: what cannot be done to one does not keep the others from it.
 """
@@ -127,14 +128,9 @@ def do_to_each(
         act: does it to one task and says what happens next.
         paused: whether only paused tasks are meant, or only others.
     """
-    wanted = replace(many.wanted, states=many.wanted.states or tuple(states), paused=paused)
-    with parts.store() as store:
-        tasks = store.find_tasks(wanted, many.limit)
-    if many.dry_run or not tasks:
-        _list(out, verb, tasks)
+    tasks = meant(out, verb, many, states, paused=paused)
+    if not tasks:
         return 0
-    if not many.yes:
-        _ask(out, verb, tasks)
     done: list[dict[str, Any]] = []
     for task in tasks:
         done.append(_one(task.task_id, act))
@@ -146,6 +142,21 @@ def do_to_each(
     else:
         out.note(f"{verb}: {len(done) - failed} done, {failed} refused")
     return FAILED if failed else 0
+
+
+def meant(
+    out: Output, verb: str, many: Many, states: Sequence[TaskState], *, paused: bool | None = None
+) -> Sequence[Task]:
+    """The tasks that are meant, once whoever asks has agreed; none where they were only to be shown."""
+    wanted = replace(many.wanted, states=many.wanted.states or tuple(states), paused=paused)
+    with parts.store() as store:
+        tasks = store.find_tasks(wanted, many.limit)
+    if many.dry_run or not tasks:
+        _list(out, verb, tasks)
+        return ()
+    if not many.yes:
+        _ask(out, verb, tasks)
+    return tasks
 
 
 def _one(task_id: str, act: Callable[[str], str]) -> dict[str, Any]:
