@@ -279,6 +279,17 @@ def limit_states(agents: Sequence[AgentSpec]) -> Mapping[str, LimitState]:
     return {} if states is None else {agent.name: state for agent, state in zip(agents, states, strict=True)}
 
 
+def mask_agents_secrets() -> None:
+    """Have the secrets that agents.yaml names masked, beside those of the settings."""
+    from orchestrator.logs import mask
+    from orchestrator.settings import environment_value
+
+    for agent in (known_agents() or {}).values():
+        value = None if agent.auth is None else environment_value(agent.auth.env)
+        if value is not None:
+            mask.add(value, value.partition(":")[2])
+
+
 def known_agents() -> Mapping[str, AgentSpec] | None:
     """The entries by name; None where agents.yaml cannot be read."""
     try:

@@ -42,6 +42,7 @@ class Past:
         self.task = task
         self.history = history
         self.offers = offers
+        self.versions = versions
         self._changes = {number: tuple(changes) for number, _, changes in versions}
         self._contexts = {0: Context(0, task.required_fields, field_schemas=field_schemas or {})}
         for number, _, changes in versions:
@@ -70,7 +71,12 @@ class Past:
     @property
     def changes(self) -> Sequence[Change]:
         """Every change of its context, oldest first, those refused included."""
-        return [change for number in sorted(self._changes) for change in self._changes[number]]
+        return [change for _, change in self.numbered_changes]
+
+    @property
+    def numbered_changes(self) -> Sequence[tuple[int, Change]]:
+        """The same, each with the version that it belongs to."""
+        return [(number, change) for number in sorted(self._changes) for change in self._changes[number]]
 
     @property
     def now(self) -> Context:

@@ -83,6 +83,15 @@ def test_explaining_a_task_by_the_guide(system: System) -> None:
     assert all(step["question"]["exact"] for step in explained["steps"])
 
 
+def test_simulating_and_exporting_by_the_guide(system: System) -> None:
+    document = "docs/simulate.md"
+    system.start("bridge", "worker", "beat")
+    outputs = [type_in(command, system.folder, system.env) for command in commands(document)]
+    assert "simulate-1  completed  decided again: the same" in outputs[1]
+    assert "1 task: 1 same" in outputs[2]
+    assert "1 passed" in outputs[4]
+
+
 def without_times(text: str) -> str:
     return re.sub(r"\d+(\.\d+)? s\b", "… s", text)
 

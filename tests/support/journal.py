@@ -109,7 +109,7 @@ class Journal:
         for question in questions:
             changes += question.changes()
         self._write(changes)
-        question = Asked(base, len(merged), tuple(range(1, number)), self.offer.digest)
+        put = Asked(base, len(merged), tuple(range(1, number)), self.offer.digest)
         step = Step(
             "t-1",
             number,
@@ -123,7 +123,7 @@ class Journal:
             self.now(),
             error_code=error and error[0],
             error=error and error[1],
-            asked=question if asked else None,
+            asked=put if asked else None,
         )
         entry = HistoryEntry(replace(step, **parts), tuple(delegations), tuple(questions))
         self.history.append(entry)

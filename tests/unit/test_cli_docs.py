@@ -98,10 +98,11 @@ def test_the_promised_commands_are_there() -> None:
     promised = {
         "dev": "",
         "db": "upgrade current prune",
-        "task": "submit list show watch explain questions answer approve decline "
+        "task": "submit list show watch explain simulate export questions answer approve decline "
         "retry rerun skip cancel undo undone restart pause resume resolve event",
         "agent": "list check",
         "dead-letter": "list show replay discard",
+        "eval": "",
         "schema": "list show",
         "doctor": "",
     }

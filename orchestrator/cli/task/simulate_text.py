@@ -185,7 +185,8 @@ def write_sum(out: Output, told: Sequence[Simulation], left: Mapping[str, Orches
     """What many came to."""
     out.line()
     counts = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in _counts(told, left).items() if number)
-    out.line(f"{len(told) + len(left)} tasks: {counts}")
+    number = len(told) + len(left)
+    out.line(f"{number} task{'' if number == 1 else 's'}: {counts}")
     out.line()
     _cost_table(
         out,
