@@ -9,6 +9,7 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     ├── ConfigurationError          a setting or file is wrong: mend it and start again
     │   ├── RegistryError           agents.yaml does not say what it must
     │   ├── EventTypesError         events.yaml does not say what it must
+    │   ├── CasesError              a file of cases for `orchestrator eval` does not say what it must
     │   └── SchemaOutOfDate         the database lacks migrations: `orchestrator db upgrade`
     ├── DevStackError               the embedded servers could not be started or kept
     ├── RetryableError              trying again later may help; carries ``retry_after`` where the other side named it
@@ -79,6 +80,12 @@ class EventTypesError(ConfigurationError):
     """events.yaml is missing, unreadable or breaks its schema; the message names event type and key."""
 
     code = "events_file"
+
+
+class CasesError(ConfigurationError):
+    """A file of cases is missing, unreadable or breaks its form; the message names case and key."""
+
+    code = "cases_file"
 
 
 class SchemaOutOfDate(ConfigurationError):

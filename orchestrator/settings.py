@@ -360,6 +360,17 @@ def environment_value(name: str) -> str | None:
     return read_values([name], os.environ, Path(".env")).get(name)
 
 
+def model_settings() -> Settings:
+    """The settings of what asks models and touches no server: PostgreSQL's address may be missing.
+
+    Raises:
+        ConfigurationError: one of the others is wrong.
+    """
+    if environment_value("DATABASE_URL") is not None:
+        return get_settings()
+    return read_settings({**os.environ, "DATABASE_URL": "postgresql://none.invalid/none"})
+
+
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
     """The settings of this process, read once."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.retry import RetryPolicy
@@ -14,6 +15,7 @@ from orchestrator.settings import Settings
 from orchestrator.wiring import step_limits
 
 if TYPE_CHECKING:
+    from orchestrator.flow.judge import Case
     from orchestrator.llm.prompts import Instructions
 
 
@@ -51,3 +53,21 @@ def _instructions(prompt: str | None) -> Instructions | None:
 def trial_limits(settings: Settings, model: str) -> StepLimits:
     """The bounds of a step that this model decides: a model's question offers fewer agents than rules look at."""
     return replace(step_limits(settings), prompt_agents=None if model == "rules:" else settings.prompt_agents)
+
+
+def starter_path() -> Path:
+    """The file of cases that ships."""
+    from orchestrator.agents import case_file
+
+    return Path(case_file.__file__).with_name("starter_cases.yaml")
+
+
+def cases(path: Path | None) -> Sequence[Case]:
+    """The cases of a file; None: those that ship.
+
+    Raises:
+        CasesError: naming every problem of the file.
+    """
+    from orchestrator.agents.case_file import load_cases
+
+    return load_cases(starter_path() if path is None else path)

@@ -69,6 +69,28 @@ def read_entries(path: Path, top: str) -> list[dict[str, Any]]:
     Raises:
         FileProblem: the file is missing, unreadable, no YAML, or not of this form.
     """
+    document = read_document(path)
+    if document is None:
+        return []
+    if not isinstance(document, dict) or set(document) - {top}:
+        raise FileProblem(f"its top level must be the one key `{top}:`")
+    return entries_of(document, top)
+
+
+def entries_of(document: Mapping[str, Any], top: str) -> list[dict[str, Any]]:
+    """The entries under one of a document's keys, each a mapping. Raises `FileProblem`."""
+    entries = document.get(top) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise FileProblem(f"`{top}:` must be a list of entries, each with its keys")
+    return entries
+
+
+def read_document(path: Path) -> Any:
+    """A YAML file as JSON could hold it, with keys that are texts and unique.
+
+    Raises:
+        FileProblem: the file is missing, unreadable, or no YAML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -86,14 +108,7 @@ def read_entries(path: Path, top: str) -> list[dict[str, Any]]:
         raise FileProblem(f"it holds a value that JSON does not have: {error}") from error
     except RecursionError:
         raise FileProblem("it is nested too deeply") from None
-    if document is None:
-        return []
-    if not isinstance(document, dict) or set(document) - {top}:
-        raise FileProblem(f"its top level must be the one key `{top}:`")
-    entries = document.get(top) or []
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise FileProblem(f"`{top}:` must be a list of entries, each with its keys")
-    return entries
+    return document
 
 
 def name_of(entry: Mapping[str, Any], position: int) -> str:

@@ -19,7 +19,8 @@ PIPE_CLOSED = 141
 EXIT_CODES = {
     OK: "Done; what was asked about is well.",
     FAILED: "What was asked about failed, is not there, or may not be done now (a watched task that failed, an unknown "
-    "task, a retry of a task that runs, a simulated task that goes another way).",
+    "task, a retry of a task that runs, a simulated task that goes another way, "
+    "a score below --min-score).",
     USAGE: "The command line or a setting is wrong.",
     UNAVAILABLE: "A server (PostgreSQL, Redis, Kafka) is away: try again later.",
     INTERRUPTED: "Interrupted by Ctrl-C.",

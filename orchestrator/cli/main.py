@@ -25,6 +25,7 @@ COMMANDS = {
     "task": ("orchestrator.cli.task", "Everything that a person does with tasks."),
     "agent": ("orchestrator.cli.agent", "Look at the registry of agents and at their health."),
     "dead-letter": ("orchestrator.cli.dead_letter", "Look at records set aside; put them back or discard them."),
+    "eval": ("orchestrator.cli.evaluate", "Judge a model or a prompt by cases."),
     "schema": ("orchestrator.cli.schema", "Print the JSON Schemas of the messages."),
     "doctor": ("orchestrator.cli.doctor", "Check settings, servers, model, agents and processes."),
 }
@@ -46,7 +47,8 @@ class LazyCommands(click.Group):
         """Import the command of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
+        module = import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, cmd_name.replace("-", "_"), None) or module.command
         if not isinstance(command, click.Command):
             raise TypeError(f"{cmd_name} is no command")
         return command

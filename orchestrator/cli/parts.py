@@ -10,6 +10,7 @@ import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import click
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.flow.answer import Answers
     from orchestrator.flow.by_hand import ByHand
     from orchestrator.flow.control import Control
+    from orchestrator.flow.judge import Case
     from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore
     from orchestrator.flow.question_port import QuestionStore
     from orchestrator.flow.resolve import Resolver
@@ -46,10 +48,21 @@ def settings() -> Settings:
     Raises:
         ConfigurationError: one of them is missing or wrong.
     """
-    from orchestrator import fault_points, logs
     from orchestrator.settings import get_settings
 
-    found = get_settings()
+    return _in_force(get_settings())
+
+
+def model_settings() -> Settings:
+    """The same for commands that ask models alone: they need no DATABASE_URL."""
+    from orchestrator.settings import model_settings as read
+
+    return _in_force(read())
+
+
+def _in_force(found: Settings) -> Settings:
+    from orchestrator import fault_points, logs
+
     fault_points.arm(found.faults, found.faults_folder)
     if "log_level" in found.model_fields_set:
         logs.configure(found)
@@ -331,6 +344,32 @@ def trial(model: str | None, prompt: str | None) -> Iterator[Trial]:
 
     with wiring_trials.trial(settings(), model, prompt) as found:
         yield found
+
+
+@contextmanager
+def trials(variants: Sequence[tuple[str | None, str | None]]) -> Iterator[Sequence[Trial]]:
+    """Models on trial side by side, each by model and prompt; no server is needed."""
+    from contextlib import ExitStack
+
+    from orchestrator import wiring_trials
+
+    with ExitStack() as opened:
+        found = model_settings()
+        yield [opened.enter_context(wiring_trials.trial(found, model, prompt)) for model, prompt in variants]
+
+
+def cases(path: Path | None) -> Sequence[Case]:
+    """The cases of a file; None: the starter set. Raises `CasesError`."""
+    from orchestrator import wiring_trials
+
+    return wiring_trials.cases(path)
+
+
+def starter_cases() -> str:
+    """The starter set as it is written."""
+    from orchestrator import wiring_trials
+
+    return wiring_trials.starter_path().read_text(encoding="utf-8")
 
 
 def trial_limits(model: str) -> StepLimits:

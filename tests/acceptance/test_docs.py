@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from functools import partial
+from pathlib import Path
 
 from orchestrator.devstack.ports import free_port
 from tests.support.documents import blocks, commands, save_files, type_in
@@ -90,6 +91,18 @@ def test_simulating_and_exporting_by_the_guide(system: System) -> None:
     assert "simulate-1  completed  decided again: the same" in outputs[1]
     assert "1 task: 1 same" in outputs[2]
     assert "1 passed" in outputs[4]
+
+
+def test_judging_by_the_guide_needs_no_server(tmp_path: Path) -> None:
+    document = "docs/eval.md"
+    save_files(document, tmp_path, {})
+    outputs = [type_in(command, tmp_path, {}) for command in commands(document)]
+    assert "rules:: " in outputs[0]
+    assert outputs[1] == "" and "cases:" in (tmp_path / "my-cases.yaml").read_text()
+    assert "1 of 1 right" in outputs[2]
+    judged = json.loads(outputs[4])
+    assert [case["score"] for case in judged["variants"][0]["cases"]] == [1.0, 1.0, 0.0]
+    assert judged["variants"][0]["score"] == 0.5
 
 
 def without_times(text: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,9 +11,10 @@ from orchestrator.cli import parts
 from orchestrator.cli.command import Command, pass_output
 from orchestrator.cli.failures import FAILED, failure_of
 from orchestrator.cli.output import Output
+from orchestrator.cli.side_by_side import side_by_side
 from orchestrator.cli.task.many import is_many, many_of, many_options, meant
 from orchestrator.domain.task import TaskState
-from orchestrator.errors import NotAllowed, OrchestratorError, TaskNotFound
+from orchestrator.errors import NotAllowed, OrchestratorError
 
 if TYPE_CHECKING:
     from orchestrator.flow.simulate import Simulation
@@ -80,7 +80,7 @@ def simulate(
         def one_task(one: str) -> Simulation:
             return simulated(store, one, trial.ask, limits)
 
-        stopped = _each(out, ids, one_task, at_once, tell)
+        stopped = side_by_side(out, "tasks decided again", ids, one_task, tell, at_once=at_once)
     if task_id is not None and left:
         raise left[task_id]
     if out.as_json:
@@ -114,32 +114,3 @@ def simulated(store: parts.Store, task_id: str, ask: Callable[..., Any], limits:
             task_id=task_id,
         )
     return decide_again(past, ask, limits)
-
-
-def _each(
-    out: Output,
-    ids: Sequence[str],
-    act: Callable[[str], Simulation],
-    at_once: int,
-    tell: Callable[[str, Simulation | OrchestratorError], None],
-) -> OrchestratorError | None:
-    """Do it to each, some side by side, telling of each as it ends; what ended it before all were done."""
-    waiting = list(reversed(ids))
-    going: dict[Future[Simulation], str] = {}
-    stopped: OrchestratorError | None = None
-    with ThreadPoolExecutor(at_once) as threads, out.status() as status:
-        while going or (waiting and stopped is None):
-            while waiting and stopped is None and len(going) < at_once:
-                one = waiting.pop()
-                going[threads.submit(act, one)] = one
-            for future in wait(going, return_when=FIRST_COMPLETED).done:
-                one = going.pop(future)
-                try:
-                    tell(one, future.result())
-                except (NotAllowed, TaskNotFound) as error:
-                    tell(one, error)
-                except OrchestratorError as error:
-                    # A key that is wrong, a provider that stays away: the others would fare no better.
-                    stopped = stopped or error
-                status(f"{len(ids) - len(waiting) - len(going)} of {len(ids)} tasks decided again")
-    return stopped
