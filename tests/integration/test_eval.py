@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Command
+from tests.support.command import CommandHere
 from tests.support.llm import Behaviour, LlmServer, completion, fails, says, tool
 
 CASES = """
@@ -28,7 +28,9 @@ GIVE_UP = says(tool("fail", reason="Nobody gives c.", code="nobody"))
 
 
 @pytest.fixture
-def orchestrator(llm_server: LlmServer, tmp_path: Path) -> Command:
+def orchestrator(
+    llm_server: LlmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> CommandHere:
     (tmp_path / "cases.yaml").write_text(CASES)
     (tmp_path / "mine.md").write_text("You plan. Call tools.")
     (tmp_path / "prices.yaml").write_text('models: {"openai:*": {prompt: 10, answer: 100}}')
@@ -38,12 +40,11 @@ def orchestrator(llm_server: LlmServer, tmp_path: Path) -> Command:
         "OPENAI_BASE_URL": llm_server.api_url,
         "ORCHESTRATOR_PRICES": str(tmp_path / "prices.yaml"),
         "ORCHESTRATOR_MODEL_ATTEMPTS": "2",
-        "NO_PROXY": "127.0.0.1",
     }
-    return Command(env, tmp_path)
+    return CommandHere(env, tmp_path, monkeypatch, capsys)
 
 
-def test_two_models_side_by_side_and_a_threshold(orchestrator: Command, llm_server: LlmServer) -> None:
+def test_two_models_side_by_side_and_a_threshold(orchestrator: CommandHere, llm_server: LlmServer) -> None:
     # Case by case, first one model, then the other; the second needs two answers once.
     llm_server.script(ask("a"), ask("a"), ask("a"), says(text="I would ask both."), ask("b", "a"), GIVE_UP, ask("b"))
     models = ("--model", "openai:small", "--model", "openai:big")
@@ -64,7 +65,7 @@ def test_two_models_side_by_side_and_a_threshold(orchestrator: Command, llm_serv
     assert 0 < small["seconds"]["median"] <= small["seconds"]["longest"]
 
 
-def test_two_prompts_in_words_and_a_provider_that_stays_away(orchestrator: Command, llm_server: LlmServer) -> None:
+def test_two_prompts_in_words_and_a_provider_that_stays_away(orchestrator: CommandHere, llm_server: LlmServer) -> None:
     llm_server.script(ask("a"), ask("b"))
     two = ("--model", "openai:small", "--prompt", "2", "--prompt", "mine.md")
     told = orchestrator("eval", "cases.yaml", *two, "--at-once", "1", "--case", "on*", "--min-score", "0", code=0).out

@@ -16,7 +16,7 @@ from orchestrator.domain.message import EventMessage, TaskMessage
 from orchestrator.llm import make_planner
 from orchestrator.settings import read_settings
 from tests.support.agents import reply
-from tests.support.command import Command
+from tests.support.command import CommandHere
 from tests.support.documents import blocks
 from tests.support.llm import LlmServer, fails, says, tool
 from tests.support.processes import ROOT, clean_environment
@@ -56,6 +56,13 @@ def env(llm_server: LlmServer, database_url: str, tmp_path: Path, monkeypatch: p
 
 
 @pytest.fixture
+def orchestrator(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> CommandHere:
+    return CommandHere(env, tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
 def course(world: World, env: dict[str, str], llm_server: LlmServer) -> Iterator[World]:
     """Two calls side by side, a value from a text, an event, a person, a score: all of it decided by a model."""
     planner: Any = make_planner(read_settings(env, None))
@@ -89,13 +96,12 @@ def rows(world: World) -> dict[str, Any]:
 
 
 def test_decided_again_by_the_same_words_it_is_the_same_and_touches_nothing(
-    course: World, env: dict[str, str], llm_server: LlmServer, tmp_path: Path
+    course: World, orchestrator: CommandHere, llm_server: LlmServer, tmp_path: Path
 ) -> None:
     before, called = rows(course), len(course.agent.ledger().requests)
     llm_server.script(fails(500), ASK_BOTH, RECORD, WAIT, PERSON, SCORE)
     prompt = tmp_path / "mine.md"
     prompt.write_text("You plan. Call tools.")
-    orchestrator = Command(env, tmp_path)
     found = orchestrator("task", "simulate", "t-1", "--model", "openai:now", "--prompt", str(prompt), "--json").json()
     (task,) = found["tasks"]
     assert (found["same"], task["verdict"], task["ending"]["state"]) == (1, "same", "completed")
@@ -113,9 +119,8 @@ def test_decided_again_by_the_same_words_it_is_the_same_and_touches_nothing(
 
 
 def test_the_first_difference_is_told_and_how_far_the_record_goes(
-    course: World, env: dict[str, str], llm_server: LlmServer, tmp_path: Path
+    course: World, orchestrator: CommandHere, llm_server: LlmServer, tmp_path: Path
 ) -> None:
-    orchestrator = Command(env, tmp_path)
     alone = says(tool("register", reason="First things first.", task="Look it up", input={"company": "Acme"}))
     again = says(tool("letter", reason="The letter may say it.", task="Get it", input={"about": "the limit"}))
     llm_server.script(alone, SCORE, PERSON, WAIT, again)
@@ -140,9 +145,8 @@ def without_numbers(told: str) -> str:
 
 
 def test_a_task_is_written_down_as_a_test_that_runs_anywhere_and_can_fail(
-    course: World, env: dict[str, str], tmp_path: Path
+    course: World, orchestrator: CommandHere, tmp_path: Path
 ) -> None:
-    orchestrator = Command(env, tmp_path)
     orchestrator("task", "export", "t-1", "--out", "test_t_1.py")
     written = (tmp_path / "test_t_1.py").read_text()
     assert SECRET not in written
@@ -171,12 +175,12 @@ def assert_pytest(folder: Path, *, passes: bool) -> str:
 
 
 def test_a_task_that_has_not_ended_is_neither_decided_again_nor_written_down(
-    world: World, env: dict[str, str], tmp_path: Path
+    world: World, orchestrator: CommandHere
 ) -> None:
     world.submit("a")
-    orchestrator = Command({**env, "ORCHESTRATOR_MODEL": "rules:"}, tmp_path)
     for verb in ("simulate", "export"):
-        error = orchestrator("task", verb, "t-1", "--json", code=1).error()
+        model = ("--model", "rules:") if verb == "simulate" else ()
+        error = orchestrator("task", verb, "t-1", *model, "--json", code=1).error()
         assert error["code"] == "not_allowed"
         assert "received" in error["message"]
     refused = orchestrator("task", "simulate", "t-1", "--model", "rules:", "--prompt", "x.md", code=2)

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from orchestrator import logs
+from orchestrator.cli.main import run
+from orchestrator.settings import Settings, get_settings
 from tests.support.stack import clean_environment
 
 
@@ -65,3 +70,39 @@ class Command:
         ran = Ran(ended.returncode, ended.stdout.decode(errors="surrogateescape"), ended.stderr.decode())
         assert code is None or ran.code == code, f"{arguments} ended with {ran.code}\n{ran.out}\n{ran.err}"
         return ran
+
+
+@dataclass(frozen=True)
+class CommandHere:
+    """The same within this process, for commands whose model's packages take seconds to import."""
+
+    env: Mapping[str, str]
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, *arguments: str, code: int | None = 0) -> Ran:
+        """Run it to its end; see `Command`."""
+        with self.monkeypatch.context() as here:
+            for name in [*settings_names(), "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]:
+                here.delenv(name, raising=False)
+            for name, value in self.env.items():
+                here.setenv(name, value)
+            here.chdir(self.folder)
+            # Logging is this process's own, and its stream would be closed after the test.
+            here.setattr(logs, "configure", lambda settings: logs.mask.add(*settings.secrets()))
+            get_settings.cache_clear()
+            self.capsys.readouterr()
+            try:
+                ended = run(arguments)
+            finally:
+                get_settings.cache_clear()
+            told = self.capsys.readouterr()
+        ran = Ran(ended, told.out, told.err)
+        assert code is None or ran.code == code, f"{arguments} ended with {ran.code}\n{ran.out}\n{ran.err}"
+        return ran
+
+
+def settings_names() -> list[str]:
+    """Names of all settings in the environment."""
+    return [str(info.alias) for info in Settings.model_fields.values()]

@@ -71,7 +71,7 @@ def simulate(
             left[one] = found
         else:
             told.append(found)
-        if len(ids) > 1 and not out.as_json:
+        if task_id is None and not out.as_json:
             write_row(out, one, found)
 
     with parts.trial(model, prompt) as trial, parts.store() as store:
@@ -85,7 +85,7 @@ def simulate(
         raise left[task_id]
     if out.as_json:
         out.document(simulations_json(trial.name, prompt, told, left, stopped))
-    elif len(ids) == 1 and told:
+    elif task_id is not None and told:
         write_one(out, told[0])
     elif told:
         write_sum(out, told, left)
