@@ -16,10 +16,11 @@ from orchestrator.domain.context import Change, Origin
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.event_type import EventType
-from orchestrator.domain.journal import HistoryEntry, Step, StepState
+from orchestrator.domain.journal import HistoryEntry, Step, StepState, Tried
 from orchestrator.domain.task import Task, TaskState
 from orchestrator.flow.explain import Explanation, explain
 from orchestrator.flow.past import Past
+from tests.support.journal import Journal, control
 
 START = datetime(2026, 11, 2, 10, tzinfo=UTC)
 SCORER = AgentSpec("scorer", "Scores.", "http://secret.test/", provides={"score": "/score"}, requires={"c": "/company"})
@@ -95,6 +96,24 @@ def test_a_task_is_explained_in_words(capsys: pytest.CaptureFixture[str]) -> Non
     assert "New              approval = yes  (event approved)" in third
     assert "Missing          nothing" in third
     assert "Went wrong       no way [no_route]" in third
+
+
+def test_what_was_in_vain_what_people_said_and_which_event_came_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal("terms", agents=[SCORER], events=[APPROVED])
+    journal.step(control("wait_for_event", event_type="approved"))
+    journal.event("approved", ends_wait=True, approval="yes")
+    journal.step(control("ask_human", question="Which terms?", field="terms"), answer="30 days")
+    vain = (
+        Tried("openai:big", "planner_rate_limited", "openai:big limits our rate"),
+        Tried("openai:small", "bad_decision", "it calls no tool", 700, 0.25),
+    )
+    journal.step(None, error=("bad_decision", "no answer could be used"), tried=vain)
+    text = text_of(capsys, explain(journal.past("failed", "bad_decision")))
+    assert 'Came back        the event approved: {"approval": "yes"}' in text
+    assert "Was asked        a person: “Which terms?”; ann answered: 30 days" in text
+    assert "In vain          openai:big limits our rate [planner_rate_limited]\n" in text
+    assert "In vain          openai:small: it calls no tool [bad_decision], 700 tokens, 0.2500 USD" in text
+    assert "2 decisions, 3 answers, 2,000 tokens in, 100 out, 700 in vain, 1.2500 USD" in text
 
 
 def test_what_is_not_on_record_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,22 @@ from orchestrator.cli.task.render_news import state_part
 from orchestrator.domain.context import Change, has_value
 from orchestrator.domain.decision import Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
+from orchestrator.domain.journal import Tried
+from orchestrator.domain.question import Question, QuestionState
 from orchestrator.domain.task import TaskState
 from orchestrator.flow.decide import CORRECTED
-from orchestrator.flow.explain import Costs, Explanation, StepExplained
+from orchestrator.flow.explain import Costs, Explanation, StepExplained, in_vain
 
 Prompts = Mapping[int, Mapping[str, Any]]
 """Step number → the question as a model reads it."""
+
+_NOT_ANSWERED: Mapping[QuestionState, str] = {
+    QuestionState.OPEN: "not answered yet",
+    QuestionState.TIMED_OUT: "and nobody answered in time",
+    QuestionState.WITHDRAWN: "and it was answered by an event",
+    QuestionState.ANSWERED: "answered",
+    QuestionState.SETTLED: "answered",
+}
 
 _LABEL = 17
 _SHORT, _FULL = 160, 20_000
@@ -89,8 +99,16 @@ def _write_step(out: Output, one: StepExplained, length: int, *, everything: boo
         if corrected := decision.details.get(CORRECTED):
             _fact(out, "Was corrected", f"{', '.join(corrected)}: the planner gave another value than what is known")
         _fact(out, "Chosen by", usage_words(decision.usage))
+    for tried in in_vain(step):
+        _fact(out, "In vain", _tried_words(tried, max(length, 300)))
+    for question in one.entry.questions:
+        _fact(out, "Was asked", _question_words(question, max(length, 300)))
     for delegation in one.entry.delegations:
         _fact(out, "Came back", _came_back(delegation, length))
+    if (event := one.entry.ended_by) is not None:
+        _fact(
+            out, "Came back", f"the event {event.event_type or '(of no type)'}: {shortened(event.event_data, length)}"
+        )
     _facts(out, "Learned", [f"{change.field} = {shortened(change.value, length)}" for change in one.learned])
     if step.error:
         _fact(out, "Went wrong", f"{step.error} [{step.error_code}]" if step.error_code else step.error)
@@ -192,6 +210,25 @@ def _came_back(delegation: Delegation, length: int) -> str:
             return f"{words}: failed, {delegation.error} [{delegation.error_code}]"
         case DelegationState.PENDING | DelegationState.IN_FLIGHT:
             return f"{words}: nothing yet ({delegation.state.value.replace('_', ' ')})"
+
+
+def _tried_words(tried: Tried, length: int) -> str:
+    error = shortened(tried.error, length)
+    words = error if error.startswith(tried.model) else f"{tried.model}: {error}"
+    words += f" [{tried.code}]"
+    if not tried.tokens:
+        return words
+    price = "price not known" if tried.cost is None else f"{tried.cost:.4f} USD"
+    return f"{words}, {tried.tokens:,} tokens, {price}"
+
+
+def _question_words(question: Question, length: int) -> str:
+    """Whom, what, and what they said."""
+    what = f"{question.who or 'a person'}: “{shortened(question.text, length)}”"
+    if question.answered_by is None:
+        return f"{what}, {_NOT_ANSWERED[question.state]}"
+    why = f" ({shortened(question.why, length)})" if question.why else ""
+    return f"{what}; {question.answered_by} answered: {shortened(question.answer, length)}{why}"
 
 
 def _news(change: Change, length: int) -> str:
