@@ -27,6 +27,7 @@ from orchestrator.domain.delegation import (
     StillRunning,
 )
 from orchestrator.domain.json_schema import schema_problem
+from orchestrator.domain.keepable import unkeepable
 from orchestrator.domain.question import asking_problem
 from orchestrator.logs import mask
 
@@ -144,7 +145,10 @@ def parse(body: bytes) -> Any:
     """
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
-        _check(value, 0)
+        if flaw := unkeepable(value, _DEEPEST):
+            raise BadReply(f"it {flaw}")
+    except BadReply:
+        raise
     except UnicodeDecodeError as error:
         raise BadReply(f"not UTF-8 (byte {error.start})") from error
     except RecursionError as error:
@@ -263,33 +267,6 @@ def _misfit(schema: Mapping[str, Any], output: Any) -> str | None:
 def _problem_text(document: Mapping[str, Any]) -> str:
     parts = [document.get(name) for name in ("title", "detail")]
     return ": ".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
-
-
-def _check(value: Any, depth: int) -> None:
-    if depth > _DEEPEST:
-        raise ValueError(f"nested more than {_DEEPEST} deep")
-    match value:
-        case str():
-            if "\x00" in value or _has_lone_surrogate(value):
-                raise ValueError("it holds NUL characters or half surrogate pairs, which PostgreSQL cannot keep")
-        case float():
-            if not math.isfinite(value):
-                raise ValueError("it holds a number beyond all bounds")
-        case dict():
-            for name, item in value.items():
-                _check(name, depth + 1)
-                _check(item, depth + 1)
-        case list():
-            for item in value:
-                _check(item, depth + 1)
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    try:
-        text.encode()  # many times faster than looking at each character of a long text
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def _refuse_constant(name: str) -> Any:

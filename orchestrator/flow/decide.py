@@ -17,6 +17,7 @@ from orchestrator.domain.context import Context, has_value
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
 from orchestrator.domain.journal import Tried
 from orchestrator.domain.json_schema import schema_problem
+from orchestrator.domain.keepable import keepable_text, unkeepable
 from orchestrator.domain.pointer import PointerError, resolve
 from orchestrator.errors import BadAnswer, BudgetExhausted
 from orchestrator.flow.check_wait import checked_question, checked_wait
@@ -60,15 +61,16 @@ def decide(planner: Planner, request: PlanRequest, bad_answers: int) -> Decision
                 request.tried.append(in_vain(proposed.usage, error.code, str(error)))
             raise
         except BadAnswer as error:
-            complaints.append(str(error))
+            complaint = keepable_text(str(error))
+            complaints.append(complaint)
             usage = error.usage if proposed is None else proposed.usage
             if usage is not None:
-                request.tried.append(in_vain(usage, error.code, str(error)))
+                request.tried.append(in_vain(usage, error.code, complaint))
             if error.usage is not None:
                 spent.append(error.usage)
             if len(complaints) >= bad_answers:
                 raise BadAnswer(
-                    f"{len(complaints)} answers of the planner could not be used; the last: {error}",
+                    f"{len(complaints)} answers of the planner could not be used; the last: {complaint}",
                     hint="See the step's reason; another model, or a clearer task, may do better; then retry.",
                     task_id=request.task_id,
                 ) from error
@@ -101,6 +103,12 @@ def check(decision: Decision, request: PlanRequest) -> Decision:
     Raises:
         BadAnswer: saying what does not fit, in words that help the planner to do better.
     """
+    if unkeepable(decision.to_json()):
+        # Words are kept as far as they can be; what is acted on is not mended but sent back.
+        calls = tuple(replace(call, task=keepable_text(call.task)) for call in decision.calls)
+        decision = replace(decision, reason=keepable_text(decision.reason), calls=calls)
+        if flaw := unkeepable(decision.to_json()):
+            raise BadAnswer(f"the answer {flaw}")
     match decision.kind:
         case DecisionKind.CALL:
             return _check_calls(decision, request)

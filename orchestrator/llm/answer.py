@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.json_schema import schema_problem
+from orchestrator.domain.keepable import keepable_text
 from orchestrator.errors import BadAnswer, PlannerRefused
 from orchestrator.llm.data_text import visible
 from orchestrator.llm.tools import CONTROL_TOOLS, Toolbox
@@ -56,9 +57,14 @@ def read_answer(answer: Answer, toolbox: Toolbox) -> Decision:
     try:
         return _read(answer, toolbox)
     except (BadAnswer, PlannerRefused) as error:
-        # Bad answers cost money too.
+        # Bad answers cost money too. What they quote of the model goes into the journal.
         error.usage = answer.usage
+        error.args = (keepable_text(str(error)),)
         raise
+    except RecursionError:
+        deep = BadAnswer("the arguments are nested too deeply")
+        deep.usage = answer.usage
+        raise deep from None
 
 
 def _read(answer: Answer, toolbox: Toolbox) -> Decision:

@@ -307,6 +307,8 @@ def _problem_with(arguments: str | None) -> str:
     """Why LangChain could not read a call's arguments; its own text repeats them whole."""
     try:
         json.loads(arguments or "")
+    except RecursionError:
+        return "they are nested too deeply"
     except ValueError as error:
         return f"{error}, in: {(arguments or '')[-80:]}"
     return "an object is needed"

@@ -6,11 +6,12 @@ by the HTTP status that the exception or its response carries.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from orchestrator.domain.keepable import keepable_text
 from orchestrator.errors import PlannerRefused, PlannerUnavailable
 from orchestrator.logs import mask
 
@@ -20,10 +21,21 @@ CONTEXT_TOO_LONG = "planner_context_too_long"
 DECLINED = "planner_declined"
 
 _DETAIL_CHARS = 500
+_MOST_CAUSES = 5
 
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "credit_balance_too_low"})
 _CONTENT = frozenset({"content_filter", "content_policy_violation", "responsibleaipolicyviolation"})
-_TOO_LONG = ("context_length_exceeded", "maximum context length", "prompt is too long", "context window")
+_TOO_LONG = (
+    "context_length_exceeded",
+    "maximum context length",
+    "prompt is too long",
+    "context window",
+    "input is too long",  # Bedrock
+    "exceeds the maximum number of tokens",  # Gemini
+    "too large for model",  # Mistral
+    "reduce the length of the messages",  # Groq
+)
+_EMPTY_ACCOUNT = ("credit balance is too low",)  # Anthropic says it in words only
 _TRY_AGAIN = frozenset({408, 409, 425, 429})
 
 _KEYS = {
@@ -42,7 +54,10 @@ def trouble(error: Exception, model: str) -> PlannerUnavailable | PlannerRefused
 
     status = _status(error)
     text = _text(error)
-    if isinstance(error, ContextOverflowError) or (status in {400, 413} and any(word in text for word in _TOO_LONG)):
+    said = text.lower()
+    if isinstance(error, ContextOverflowError) or (
+        status in {400, 413, 422} and any(word in said for word in _TOO_LONG)
+    ):
         return _coded(
             CONTEXT_TOO_LONG,
             PlannerRefused(
@@ -90,7 +105,7 @@ def _by_status(
 ) -> PlannerUnavailable | PlannerRefused:
     provider = model.partition(":")[0]
     key = _KEYS.get(provider, f"the key of {provider}")
-    if codes & _QUOTA or status == 402:
+    if codes & _QUOTA or status == 402 or any(word in text.lower() for word in _EMPTY_ACCOUNT):
         return _coded(
             "planner_quota",
             PlannerRefused(
@@ -118,13 +133,27 @@ def _by_status(
     return PlannerRefused(f"{model} refused the request ({status}): {text}", hint=f"{hint} Then retry the task.")
 
 
-def _status(error: Exception) -> int | None:
-    for source in (error, getattr(error, "response", None)):
-        status = getattr(source, "status_code", None)
-        # An unreadable 200 is no refusal.
-        if isinstance(status, int) and status >= 400:
-            return status
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of a refusal, wherever a provider's package keeps it, also in the error that it wraps."""
+    seen: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if seen is None:
+            return None
+        for status in _statuses(seen):
+            # An unreadable 200 is no refusal.
+            if isinstance(status, int) and not isinstance(status, bool) and 400 <= status < 600:
+                return int(status)
+        seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _statuses(error: BaseException) -> Iterator[Any]:
+    response = getattr(error, "response", None)
+    yield getattr(error, "status_code", None)  # openai, anthropic, groq, ollama
+    yield getattr(response, "status_code", None)  # what wraps requests or httpx
+    yield getattr(error, "code", None)  # google
+    if isinstance(response, Mapping) and isinstance(metadata := response.get("ResponseMetadata"), Mapping):
+        yield metadata.get("HTTPStatusCode")  # AWS
 
 
 def _text(error: Exception) -> str:
@@ -135,7 +164,7 @@ def _text(error: Exception) -> str:
     # "Connection error." alone helps nobody; the library's own error below it says which.
     if len(said) < 30 and cause is not None and cause.__cause__ is not None:
         said = f"{said} ({' '.join(str(cause.__cause__).split())})"
-    return mask(said)[:_DETAIL_CHARS]
+    return keepable_text(mask(said)[:_DETAIL_CHARS])
 
 
 def _codes(error: Exception) -> frozenset[str]:
@@ -149,7 +178,7 @@ def _codes(error: Exception) -> frozenset[str]:
 
 def _retry_after(error: Exception) -> float | None:
     """Seconds that the provider asked us to wait: ``retry-after-ms``, or ``Retry-After`` in seconds or as a date."""
-    headers = getattr(getattr(error, "response", None), "headers", None)
+    headers = _headers(error)
     if headers is None:
         return None
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
@@ -165,4 +194,20 @@ def _retry_after(error: Exception) -> float | None:
                 continue
         if 0 <= seconds < float("inf"):
             return seconds
+    return None
+
+
+def _headers(error: BaseException) -> Mapping[str, str] | None:
+    """The headers of the answer that refused us; names in lower case."""
+    seen: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if seen is None:
+            return None
+        response = getattr(seen, "response", None)
+        found = getattr(response, "headers", None)
+        if isinstance(response, Mapping) and isinstance(metadata := response.get("ResponseMetadata"), Mapping):
+            found = metadata.get("HTTPHeaders")
+        if found is not None:
+            return {str(name).lower(): str(value) for name, value in found.items()}
+        seen = seen.__cause__ or seen.__context__
     return None

@@ -21,7 +21,7 @@ from orchestrator.flow.step import StepResult
 from orchestrator.llm import make_planner
 from orchestrator.settings import read_settings
 from tests.support.agents import reply
-from tests.support.llm import Behaviour, LlmServer, says, tool
+from tests.support.llm import Behaviour, LlmServer, completion, says, tool
 from tests.support.step_world import World
 
 TRUE_IBAN, FALSE_IBAN = "DE02120300000000202051", "XX00ATTACKER"
@@ -256,3 +256,28 @@ def test_an_address_never_comes_from_data(world: World, target: Target) -> None:
     assert target.posts("pay") == [{"iban": TRUE_IBAN, "amount": 1}]
     spec: AgentSpec = world.specs["pay"]
     assert spec.url.startswith(world.agent.url("/"))
+
+
+def as_it_is(arguments: str, name: str = "register") -> dict[str, Any]:
+    """A tool call whose arguments are this text."""
+    function = {"name": name, "arguments": arguments}
+    return completion({"content": None, "tool_calls": [{"id": "1", "type": "function", "function": function}]})
+
+
+def test_an_answer_that_nothing_can_keep_is_sent_back_and_stops_no_worker(target: Target, world: World) -> None:
+    answers = [
+        as_it_is('{"reason": "r", "task": "t", "input": {"q": "a\\u0000b"}}'),
+        as_it_is('{"reason": "r", "task": "t", "input": {"q": "a\\ud800b"}}'),
+        as_it_is('{"reason": "r", "task": "t", "input": {"q": 1e999}}'),
+        as_it_is('{"reason": "r", "task": "t", "input": {"q": ' + "[" * 3_000 + "]" * 3_000 + "}}"),
+        as_it_is('{"fields": ' + "[" * 400 + "]" * 400 + ', "reason": "r"}', name="record"),
+        as_it_is('{"reason": "r", "question": "a\\u0000?"}', name="ask_human"),
+        completion({"content": "I say \x00 and \ud800."}),
+    ]
+    world.limits = replace(world.limits, bad_answers=len(answers))
+    target.llm.raw(*answers)
+    assert world.run(1).outcome == "failed"
+    (entry,) = world.store.history("t-1")
+    assert [one.code for one in entry.step.tried] == ["bad_decision"] * len(answers)
+    assert "I say \ufffd and" in entry.step.tried[-1].error
+    assert target.posts("register") == []

@@ -190,3 +190,43 @@ def test_a_quoted_value_stands_as_a_whole(value: Any, quote: str, holds: bool) -
 def test_a_planner_that_gives_up_speaks_for_itself_only(code: str, kept: str | None) -> None:
     decision = check(Decision(DecisionKind.FAIL, "no way", USAGE, details={"code": code}), request())
     assert decision.details.get("code") == kept
+
+
+def unfit(**details: Any) -> Decision:
+    return Decision(DecisionKind.ASK_HUMAN, "r", USAGE, details={"question": "Which?", **details})
+
+
+@pytest.mark.parametrize(
+    ("decision", "complaint"),
+    [
+        (call(number="a\x00b"), "holds NUL characters or half surrogate pairs"),
+        (call(number={"deep\ud800": 1}), "holds NUL characters or half surrogate pairs"),
+        (call(number=float("nan")), "holds a number beyond all bounds"),
+        (call(number=[float("inf")]), "holds a number beyond all bounds"),
+        (unfit(choices=["a", "b\x00"]), "holds NUL characters or half surrogate pairs"),
+        (
+            Decision(DecisionKind.RECORD, "r", USAGE, records=(FieldRecord("a", "1.0", pointer="/\x00"),)),
+            "holds NUL characters or half surrogate pairs",
+        ),
+    ],
+)
+def test_what_postgresql_cannot_keep_is_sent_back(decision: Decision, complaint: str) -> None:
+    with pytest.raises(BadAnswer, match=complaint):
+        check(decision, request({"number": "HRB 1"}))
+
+
+def test_arguments_nested_without_end_are_sent_back() -> None:
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    with pytest.raises(BadAnswer, match="is nested too deeply"):
+        check(call(number=deep), request({"number": "HRB 1"}))
+
+
+def test_words_that_cannot_be_kept_are_kept_as_far_as_they_can() -> None:
+    worded = Decision(
+        DecisionKind.CALL, "be\x00cause\ud800 it is \U0001f600", USAGE, calls=(AgentCall("score", {}, "Do\x00 it"),)
+    )
+    checked = check(worded, request({"number": "HRB 1", "legal_name": "Acme"}))
+    assert checked.reason == "be\ufffdcause\ufffd it is \U0001f600"
+    assert checked.calls[0].task == "Do\ufffd it"
