@@ -203,7 +203,7 @@ class _Replay:
         step, calls = entry.step, entry.delegations
         if step.decision is None or step.decision.kind is not DecisionKind.CALL or not calls:
             return
-        if not all(one.state.is_settled for one in calls) or any(one.error_code == _SKIPPED for one in calls):
+        if not all(one.state.is_settled for one in calls) or self._was_skipped(entry):
             return
         # A call that was undone had succeeded.
         undone = DelegationState.COMPENSATED
@@ -216,6 +216,13 @@ class _Replay:
                 self.told.append(f"step {step.number} would not fail any more ({step.error_code} on record)")
             elif failure.code != step.error_code:
                 self.told.append(f"step {step.number} would fail as {failure.code}; on record: {step.error_code}")
+
+    def _was_skipped(self, entry: HistoryEntry) -> bool:
+        """Whether a person said what the step came to, in place of its calls."""
+        if any(one.error_code == _SKIPPED for one in entry.delegations):
+            return True
+        origins = (change.origin for change in self.past.changes)
+        return any((one.kind, one.delegation, one.step) == ("person", None, entry.step.number) for one in origins)
 
     def _end(self) -> None:
         task = self.past.task

@@ -244,7 +244,7 @@ def test_a_retry_by_hand_answers_nothing(world: World) -> None:
         (wait(event_type="task.answer"), "no event type 'task.answer'"),
         (wait(match={"order": "O-1"}), "no JSON pointer"),
         (wait(timeout_seconds=-1), "must lie between"),
-        (wait(timeout_seconds=float("nan")), "must be a number"),
+        (wait(timeout_seconds=float("nan")), "beyond all bounds"),
         (wait(on_timeout="fail"), "goes with timeout_seconds"),
         (wait(timeout_seconds=5, on_timeout="hope"), "on_timeout must be one of"),
         (ask(" "), "needs a question"),

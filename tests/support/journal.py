@@ -83,6 +83,10 @@ class Journal:
         if ends_wait:
             self.history[-1] = replace(self.history[-1], ended_by=event)
 
+    def by_hand(self, name: str, value: Any, step: int) -> None:
+        """A person set a field, at this step."""
+        self._write([Change(name, value, Origin("person", "ann", self.now(), step=step))])
+
     def step(
         self,
         decision: Decision | None,

@@ -146,6 +146,12 @@ def test_failures_reruns_and_what_people_did_replay_too() -> None:
     failed["task"]["partial_failure"] = "collect"
     assert any("would not fail any more" in one for one in differences(failed))
 
+    # A person skipped the step: what its call came to does not count.
+    journal = Journal("a", agents=[agent("a", "a")])
+    journal.step(calls("a"), replies=[RuntimeError("it broke")])
+    journal.by_hand("a", 7, step=1)
+    replay(recorded(journal.past()))
+
     journal = Journal("a", agents=[agent("a", "a")])
     journal.step(control("fail", code="gone"))
     replay(recorded(journal.past("failed", "gone")))
