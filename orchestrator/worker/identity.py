@@ -43,8 +43,21 @@ def has_died(owner: str) -> bool:
     with contextlib.suppress(ValueError):
         pid, began, *_ = owner.removeprefix(here).split(":")
         stat = _stat(int(pid))
-        return stat is None or stat[_STATE] in "ZX" or stat[_BEGAN] != began
+        if stat is None:
+            return not _is_there(int(pid))
+        return stat[_STATE] in "ZX" or stat[_BEGAN] != began
     return False
+
+
+def _is_there(pid: int) -> bool:
+    """Whether there is such a process; /proc may be mounted so that it hides those of other users."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -130,7 +130,9 @@ BEGIN
         FROM jsonb_to_recordset(p_settlements)
             AS r(index int, state text, reply jsonb, error_code text, error text, remote_url text, parked boolean,
                  may_have_acted boolean, deadline_at timestamptz)
-        WHERE delegations.task_id = p_task_id AND delegations.step_number = p_step AND delegations.index = r.index;
+        WHERE delegations.task_id = p_task_id AND delegations.step_number = p_step AND delegations.index = r.index
+          -- An outcome that is known gives way to another one only (`orchestrator.store.fenced_commit`).
+          AND (delegations.state NOT IN ('succeeded', 'failed') OR r.state IN ('succeeded', 'failed'));
     END IF;
 
     IF cardinality(p_merged) > 0 THEN
