@@ -6,6 +6,7 @@ that they ever had: agents.yaml may change under a task, and then a step still t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,9 @@ from orchestrator.domain.ids import digest
 
 Entry = Mapping[str, Any]
 """The JSON form of an agent, an event type or an offer, as it is kept under its digest."""
+
+AS_WRITTEN = "as_written"
+"""Key of an entry under which it stands once more as text."""
 
 _DIGEST_CHARS = 16
 _WAITING = ("timeout_seconds", "on_timeout", "timeout_code")
@@ -127,6 +131,7 @@ def agent_to_json(agent: AgentSpec) -> dict[str, Any]:
 
 def agent_of(entry: Entry) -> AgentSpec:
     """The inverse of `agent_to_json`; it has no address, so it cannot be called."""
+    entry = _in_order(entry)
     known = {name: value for name, value in entry.items() if name not in {"kind", "name", "description"}}
     return AgentSpec(entry["name"], entry["description"], "", **known)
 
@@ -146,6 +151,7 @@ def event_type_to_json(event_type: EventType) -> dict[str, Any]:
 
 def event_type_of(entry: Entry) -> EventType:
     """The inverse of `event_type_to_json`."""
+    entry = _in_order(entry)
     times = {name: entry.get(name) for name in _WAITING}
     return EventType(
         entry["name"], entry["description"], entry["schema"], entry["fills"], match=entry.get("match", {}), **times
@@ -162,13 +168,22 @@ def _digest_of(part: AgentSpec | EventType) -> tuple[str, Entry]:
     known = _digests.get(id(part))
     if known is None:
         entry = agent_to_json(part) if isinstance(part, AgentSpec) else event_type_to_json(part)
-        known = (part, _short_digest(entry), entry)
+        written = json.dumps(entry, ensure_ascii=False)
+        known = (part, _short_digest(written), {**entry, AS_WRITTEN: written})
         if len(_digests) < _MOST_DIGESTS:
             _digests[id(part)] = known
     return known[1], known[2]
 
 
-def _short_digest(entry: Entry) -> str:
+def _in_order(entry: Entry) -> Entry:
+    """The entry with its keys in their own order, which a prompt shows and ``jsonb`` does not keep."""
+    if AS_WRITTEN not in entry:
+        return entry
+    written: Entry = json.loads(entry[AS_WRITTEN])
+    return written
+
+
+def _short_digest(entry: Any) -> str:
     return digest(entry)[:_DIGEST_CHARS]
 
 

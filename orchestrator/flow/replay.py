@@ -15,6 +15,7 @@ from orchestrator.domain.context import Change, Context
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.event_type import changes_of_event
+from orchestrator.domain.ids import canonical_json
 from orchestrator.domain.journal import HistoryEntry, StepState
 from orchestrator.domain.task import PartialFailure, TaskState
 from orchestrator.errors import BadAnswer, BudgetExhausted, NoRoute
@@ -121,7 +122,7 @@ class _Replay:
                 continue
             admitted.append(after.admit(change))
             after = self.context.apply(admitted)
-        if [_outline(one) for one in admitted] != [_outline(one) for one in recorded]:
+        if sorted(map(_outline, admitted)) != sorted(map(_outline, recorded)):
             was, now = _words(recorded), _words(admitted)
             self.told.append(f"{_giver_words(recorded[0])} would now change: {now}; on record: {was}")
             # The course goes on as it did: one difference is told once.
@@ -254,8 +255,8 @@ def _is_known(context: Context, change: Change) -> bool:
     return not change.removed and change.field in data and same_json(data[change.field], change.value)
 
 
-def _outline(change: Change) -> tuple[object, ...]:
-    return change.field, change.value, change.removed, change.refused is not None
+def _outline(change: Change) -> tuple[str, str, bool, bool]:
+    return change.field, canonical_json(change.value), change.removed, change.refused is not None
 
 
 def _words(changes: Sequence[Change]) -> str:

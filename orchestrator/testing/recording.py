@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator import __version__
-from orchestrator.domain.asked import offers_of
+from orchestrator.domain.asked import AS_WRITTEN, offers_of
 from orchestrator.domain.context import Change
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import HistoryEntry
@@ -64,7 +64,11 @@ def recording_of(past: Past, policy: PartialFailure) -> dict[str, Any]:
         past: the task.
         policy: what a failed call means for a step, where its message does not say.
     """
-    entries = {key: entry for offer in past.offers.values() for key, entry in offer.entries().items()}
+    entries = {
+        key: {name: value for name, value in entry.items() if name != AS_WRITTEN}
+        for offer in past.offers.values()
+        for key, entry in offer.entries().items()
+    }
     form = _Recording(
         task=past.task,
         versions=tuple(_Version(number, at, tuple(changes)) for number, at, changes in past.versions),

@@ -32,8 +32,11 @@ def assert_rebuilt(world: World, asked: dict[int, PlanRequest]) -> None:
 
 
 def test_every_question_of_a_long_course_can_be_put_again(world: World) -> None:
-    world.add_agent("letter", reply({"letter": "A limit of 5000 EUR."}), provides={})
-    world.add_agent("score", reply({"score": 1}), reply({"score": 2}))
+    # Keys that PostgreSQL would put into another order: a model reads them as they are written.
+    schema = {"type": "object", "properties": {"zone": {"type": "string"}, "a": {"type": "integer"}, "mm": {}}}
+    world.add_agent("letter", reply({"letter": "A limit of 5000 EUR."}), provides={}, input_schema=schema)
+    provides = {"score": "/score", "rating_of_it": "/rating", "age": "/age"}
+    world.add_agent("score", reply({"score": 1}), reply({"score": 2}), provides=provides)
     world.submit("limit", "score", company="Acme")
     asked: dict[int, PlanRequest] = {}
 
