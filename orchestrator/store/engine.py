@@ -52,6 +52,8 @@ def make_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
+        # The one used last has its plans and caches warm.
+        pool_use_lifo=True,
         pool_recycle=1800,
         connect_args={"connect_timeout": connect_timeout, "application_name": application},
         json_serializer=_dumps,
@@ -179,14 +181,18 @@ class Transactions:
             pooled.close()
 
     def _alive(self) -> PoolProxiedConnection:
-        """A pooled connection that PostgreSQL has not ended meanwhile: one that idles is told nothing else."""
-        while True:
-            pooled = self.engine.raw_connection()
-            connection: psycopg2.extensions.connection = pooled.driver_connection  # type: ignore[assignment]  # what it is
-            if not select.select([connection.fileno()], [], [], 0)[0]:
-                return pooled
-            pooled.invalidate()
-            pooled.close()
+        """A pooled connection that PostgreSQL has not ended meanwhile.
+
+        One that idles is told nothing else: where there is something to read, it is the end, most likely of all.
+        """
+        pooled = self.engine.raw_connection()
+        connection: psycopg2.extensions.connection = pooled.driver_connection  # type: ignore[assignment]  # what it is
+        if not _has_news(connection.fileno()):
+            return pooled
+        pooled.invalidate()
+        pooled.close()
+        self.engine.dispose()
+        return self.engine.raw_connection()
 
     def _begun(self) -> Connection:
         """A connection whose transaction has begun.
@@ -200,6 +206,12 @@ class Transactions:
             if not error.connection_invalidated:
                 raise
         return _begin(self.engine)
+
+
+def _has_news(descriptor: int) -> bool:
+    look = select.poll()
+    look.register(descriptor, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def _may_be_tried_again(error: Exception, cause: BaseException | None, attempt: int) -> None:
