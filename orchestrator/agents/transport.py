@@ -148,6 +148,8 @@ class _Guarded:
 
     sock: Any
     _idle_since = 0.0
+    _parts: list[bytes] | None = None
+    """What of a request is to be sent, until it is whole: head and body leave in one piece."""
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]  # of the connection this is mixed into
@@ -164,9 +166,20 @@ class _Guarded:
         if guard.expired or time.monotonic() >= guard.ends_at:
             guard.expired = True
             raise TimeoutError("the deadline passed before the request was sent")
+        self._parts = []
+        try:
+            super().request(*args, **kwargs)  # type: ignore[misc]  # of the connection this is mixed into
+        finally:
+            whole, self._parts = b"".join(self._parts), None
         guard.sent = True
-        super().request(*args, **kwargs)  # type: ignore[misc]  # of the connection this is mixed into
+        self.send(whole)
         self._idle_since = time.monotonic()
+
+    def send(self, data: Any) -> None:
+        if self._parts is None:
+            super().send(data)  # type: ignore[misc]  # of the connection this is mixed into
+        else:
+            self._parts.append(data)
 
     def getresponse(self) -> Any:
         response = super().getresponse()  # type: ignore[misc]  # of the connection this is mixed into

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import select
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -25,6 +26,10 @@ _AWAY_CLASSES = ("08", "53", "57", "58")
 _LOCK_TIMEOUT = "55P03"
 _OUT_OF_DATE = {"42P01", "42703", "42883"}
 """Undefined table, column or function: the migrations were not run here."""
+_USED_AT = "orchestrator_used_at"
+"""Note on a pooled connection: when it was taken last."""
+_STILL_ALIVE = 1.0
+"""Seconds after which a connection is looked at before it is used again."""
 _LOCAL = "orchestrator_local"
 """Execution option of our engines: the settings that each transaction begins with."""
 
@@ -172,7 +177,11 @@ class Transactions:
             yield connection
             connection.autocommit = False
         except BaseException as error:
-            if connection.closed or not isinstance(error, psycopg2.Error):
+            if connection.closed:
+                # Those that idle beside it have most likely ended with it.
+                pooled.invalidate()
+                self.engine.dispose()
+            elif not isinstance(error, psycopg2.Error):
                 pooled.invalidate()
             else:
                 connection.autocommit = False
@@ -187,7 +196,9 @@ class Transactions:
         """
         pooled = self.engine.raw_connection()
         connection: psycopg2.extensions.connection = pooled.driver_connection  # type: ignore[assignment]  # what it is
-        if not _has_news(connection.fileno()):
+        now, used_at = time.monotonic(), pooled.info.get(_USED_AT, 0.0)
+        pooled.info[_USED_AT] = now
+        if now - used_at < _STILL_ALIVE or not _has_news(connection.fileno()):
             return pooled
         pooled.invalidate()
         pooled.close()

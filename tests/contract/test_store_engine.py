@@ -35,6 +35,31 @@ def test_a_pooled_connection_that_died_while_idle_is_replaced(
     transactions.engine.dispose()
 
 
+def test_a_call_finds_out_that_its_connection_died_while_idle_or_says_so_once(
+    stack: SharedStack, empty_database_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transactions = Transactions(make_engine(empty_database_url, pool_size=2, application=unique_name))
+
+    def one() -> int:
+        return int(transactions.call("SELECT %(n)s::int AS one", {"n": 1})["one"])
+
+    assert one() == 1
+    monkeypatch.setattr("orchestrator.store.engine._STILL_ALIVE", 0.0)
+    _end_connections(stack, unique_name)
+    assert one() == 1
+
+    monkeypatch.setattr("orchestrator.store.engine._STILL_ALIVE", 60.0)
+    assert one() == 1
+    _end_connections(stack, unique_name)
+    with pytest.raises(StoreUnavailable):
+        one()
+    assert one() == 1
+    with pytest.raises(psycopg2.errors.DivisionByZero):
+        transactions.call("SELECT 1 / 0", {})
+    assert one() == 1, "the connection goes on"
+    transactions.engine.dispose()
+
+
 def test_a_connection_that_dies_in_a_transaction_is_told_and_not_repeated(
     stack: SharedStack, empty_database_url: str, unique_name: str
 ) -> None:
