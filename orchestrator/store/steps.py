@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -20,7 +21,7 @@ from orchestrator.domain.journal import (
 )
 from orchestrator.domain.tolerant import JournalValue
 from orchestrator.domain.turns import TurnRules
-from orchestrator.errors import NewerJournal
+from orchestrator.errors import NewerJournal, StoreUnavailable
 from orchestrator.store.delegations import DelegationPart
 from orchestrator.store.engine import jsonb, text
 from orchestrator.store.fenced_commit import FencedCommit, fence_of, lease_lost
@@ -83,7 +84,13 @@ class StepPart(DelegationPart):
         if answer["refused"] is not None:
             return NotClaimed(answer["refused"])
         claim = claim_of(Lease(task_id, step, answer["task"]["epoch"], owner), answer)
-        _refuse_what_is_newer(claim)
+        try:
+            _refuse_what_is_newer(claim)
+        except NewerJournal:
+            # The claim is committed: left as it is, it would count as the lease of a worker that died.
+            with suppress(StoreUnavailable):
+                self.release([claim.lease], datetime.now(UTC) + self.stall)
+            raise
         return claim
 
     def commit(self, lease: Lease, commit: StepCommit) -> Committed:

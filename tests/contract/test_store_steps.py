@@ -23,7 +23,7 @@ from orchestrator.domain.journal import (
     Wait,
 )
 from orchestrator.domain.task import TaskState, WaitsFor
-from orchestrator.errors import LeaseLost, SchemaOutOfDate, StoreUnavailable
+from orchestrator.errors import LeaseLost, NewerJournal, SchemaOutOfDate, StoreUnavailable
 from orchestrator.store import PostgresStore, make_engine
 from tests.support.store_world import AT_ONCE, LEASE, STALL, StoreWorld
 
@@ -90,6 +90,19 @@ def test_leases_lost_without_a_commit_are_counted_and_a_commit_forgets_them(stor
     store_world.decide(claim)
     store_world.expire()
     assert store_world.claim().task.lost_leases == 1
+
+
+def test_what_a_newer_version_wrote_is_left_to_it_and_counts_as_no_lost_lease(store_world: StoreWorld) -> None:
+    store_world.task()
+    store_world.decide(store_world.claim())
+    store_world.sql("""UPDATE steps SET decision = jsonb_set(decision, '{kind}', '"teleport"')""")
+    for _ in range(3):
+        store_world.expire()
+        with pytest.raises(NewerJournal):
+            store_world.store.claim("t-1", 1, "w2", LEASE)
+    store_world.sql("""UPDATE steps SET decision = jsonb_set(decision, '{kind}', '"call"')""")
+    store_world.expire()
+    assert store_world.claim().task.lost_leases == 1, "that of the first worker"
 
 
 def test_a_decision_is_recorded_once(store_world: StoreWorld) -> None:
