@@ -109,7 +109,7 @@ def command(
         return failure_of(stopped).exit_code
     below = [name for name, report in zip(names, reports, strict=True) if report.score < (min_score or 0)]
     if below:
-        out.note(f"{' and '.join(below)}: less than --min-score {min_score:g}")
+        out.note(f"less than --min-score {min_score:g}: {', '.join(below)}")
     return FAILED if below else 0
 
 

@@ -18,7 +18,7 @@ def write_reports(out: Output, names: Sequence[str], reports: Sequence[Report], 
     """What went wrong, what differs, and the scores side by side."""
     for name, report in zip(names, reports, strict=True):
         wrong = [one for one in report.judged if not one.right]
-        out.line((f"{name}: {report.right} of {len(cases)} right", "bold"))
+        out.line((name, "bold"), f"  {report.right} of {len(cases)} right")
         for one in wrong:
             _write_wrong(out, one)
         out.line()

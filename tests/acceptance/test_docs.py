@@ -97,7 +97,7 @@ def test_judging_by_the_guide_needs_no_server(tmp_path: Path) -> None:
     document = "docs/eval.md"
     save_files(document, tmp_path, {})
     outputs = [type_in(command, tmp_path, {}) for command in commands(document)]
-    assert "rules:: " in outputs[0]
+    assert "rules:  18 of 24 right" in outputs[0]
     assert outputs[1] == "" and "cases:" in (tmp_path / "my-cases.yaml").read_text()
     assert "1 of 1 right" in outputs[2]
     judged = json.loads(outputs[4])

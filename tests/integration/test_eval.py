@@ -72,8 +72,8 @@ def test_two_prompts_in_words_and_a_provider_that_stays_away(orchestrator: Comma
     systems = [one["body"]["messages"][0]["content"] for one in llm_server.requests()]
     assert systems[0].startswith("You plan one business task")
     assert systems[1] == "You plan. Call tools."
-    assert "openai:small with prompt 2: 1 of 1 right" in told
-    assert "openai:small with mine.md: 0 of 1 right" in told
+    assert "openai:small with prompt 2  1 of 1 right" in told
+    assert "openai:small with mine.md  0 of 1 right" in told
     assert "1 case in which they differ" in told
     assert "right  openai:small with prompt 2: asks a" in told
     assert "0.00   openai:small with mine.md: asks b" in told

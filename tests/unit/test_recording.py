@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cli.task.export import pytest_file
 from orchestrator.domain.decision import FieldRecord, Usage
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.task import PartialFailure
@@ -185,6 +186,22 @@ def test_secrets_are_masked_in_the_recording_and_in_its_questions_alike() -> Non
     recording = recorded(journal.past())
     assert secret not in json.dumps(recording)
     replay(recording)
+
+
+@pytest.mark.parametrize("task_id", ["t-1", 'a\\"""{0}\\', "größe 7", "…", "import os"])
+def test_whatever_a_task_is_called_its_file_is_a_test(task_id: str) -> None:
+    journal = Journal("a", agents=[agent("a", "a")], note='"""\\ {recording} \u2028 \U0001f600')
+    journal.step(calls("a"), replies=[{"a": "'''"}], asked=False)
+    past = journal.past(task_id=task_id)
+    written = pytest_file(past, recording_of(past, PartialFailure.ALL), [1])
+    names: dict[str, Any] = {}
+    exec(compile(written, "test_it.py", "exec"), names)
+    (test,) = [value for name, value in names.items() if name.startswith("test_")]
+    test()
+    assert "the decisions of steps 1." in names["__doc__"]
+    names["RECORDING"]["task"]["required_fields"] = ["b"]
+    with pytest.raises(AssertionError, match="would not be completed: b"):
+        test()
 
 
 def test_a_form_that_cannot_be_read_says_so() -> None:

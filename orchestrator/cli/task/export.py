@@ -79,13 +79,14 @@ def export(out: Output, task_id: str, path: str | None, force: bool) -> None:
             hint=f"`orchestrator task explain {parts.quoted(task_id)}` shows how it went.",
             task_id=task_id,
         )
-    as_test = _test_file(past, recording, not_checked(recording))
+    as_test = pytest_file(past, recording, not_checked(recording))
     _write(json_text(recording, indent=1) + "\n" if out.as_json else as_test, path)
     if path is not None:
         out.note(f"{path}: {len(past.course)} steps; run it with `pytest {path}`")
 
 
-def _test_file(past: Past, recording: Mapping[str, Any], taken: Sequence[int]) -> str:
+def pytest_file(past: Past, recording: Mapping[str, Any], taken: Sequence[int]) -> str:
+    """The text of a pytest file; ``taken`` are steps whose decisions are taken as they are."""
     task = past.task
     steps = f"{len(past.course)} steps" if len(past.course) != 1 else "1 step"
     ended = iso(task.ended_at or task.updated_at)[:10]
