@@ -40,6 +40,7 @@ class Show:
         self._seen: dict[str, Task] = {}
         self._ended_after: dict[str, float] = {}
         self._width = 0
+        self._state_told: dict[str, str] = {}
 
     def follow(
         self,
@@ -139,12 +140,18 @@ class Show:
             case "state" if data["state"] == "compensating":
                 said = f"{data.get('reason') or 'a person asked for it'}"
                 text = f"failed, and what was done is now undone, newest first (on_failure: undo): {said}"
-                self.tell(task_id, text, _STATE_STYLE[TaskState.COMPENSATING])
+                self._tell_state(task_id, text, _STATE_STYLE[TaskState.COMPENSATING])
             case "state" if data["state"] in {"waiting", "completed", "failed", "canceled"}:
                 state = TaskState(data["state"])
                 waits = f" for {data['waits_for']}" if data.get("waits_for") else ""
                 reason = f": {data['reason']}" if data.get("reason") else ""
-                self.tell(task_id, f"{state.value}{waits}{reason}", _STATE_STYLE.get(state, ""))
+                self._tell_state(task_id, f"{state.value}{waits}{reason}", _STATE_STYLE.get(state, ""))
+
+    def _tell_state(self, task_id: str, text: str, style: str) -> None:
+        """Tell it once: several updates may say the same of a state, such as how many calls of it are still open."""
+        if self._state_told.get(task_id) != text:
+            self._state_told[task_id] = text
+            self.tell(task_id, text, style)
 
     def _table(self, task_ids: Sequence[str]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
