@@ -156,9 +156,12 @@ def why_waiting(row: Mapping[str, Any], *, queued: bool, sweep: float) -> str:
         return "an event or a person"
     if row["paused"]:
         return "a person who paused it"
-    rung = row["due_at"] > row["now"] and (row["woken"] or row["state"] in {"received", "processing"})
-    if row["rings"] > 0 or rung:
-        return "its turn in the queue" if queued else "a doorbell that was lost"
+    moves = row["woken"] or row["state"] in {"received", "processing"}
+    if queued and (row["rings"] > 0 or moves):
+        # Also where it is due: while much waits, the sweep does not ring again for what is in the queue.
+        return "its turn in the queue"
+    if row["rings"] > 0 or (moves and row["due_at"] > row["now"]):
+        return "a doorbell that was lost"
     if row["due_at"] <= row["now"]:
         return "a sweep that is late" if late else "the next sweep"
     if row["reason_code"] in NOT_TRIED:
