@@ -5,6 +5,7 @@
 #   VENV=folder                where the environment is (default: .venv)
 #   PYTEST_ARGS="..."          passed on to pytest, e.g. PYTEST_ARGS="tests/unit -k lease"
 #   DURATION=120  SEED=7       of `make chaos`: seconds of storm, and what decides its course (default: another one each time)
+#   CHAOS_ARGS="..."           passed on to `make chaos`, e.g. CHAOS_ARGS="--pgbouncer --rate 2"; --help lists them
 #   WORKERS=4                  how many test processes; tests wait more than they compute
 
 SHELL := /bin/sh
