@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.journal import Dispatch
@@ -111,16 +111,6 @@ def build_retention(settings: Settings, store: PostgresStore) -> Retention:
         Kept.AUDIT: settings.keep_audit,
     }
     return Retention(store, {kept: timedelta(days=number) for kept, number in days.items() if number})
-
-
-def broker_info(settings: Settings) -> Mapping[str, Any]:
-    """What Redis says of itself. Raises `DispatchFailed`."""
-    return build_dispatcher(settings).broker_info()
-
-
-def ping_workers(settings: Settings) -> Sequence[str]:
-    """Names of the Celery workers that answer within two seconds. Raises `DispatchFailed`."""
-    return build_dispatcher(settings).workers()
 
 
 def build_agents(settings: Settings) -> Registry:

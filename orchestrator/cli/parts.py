@@ -259,14 +259,14 @@ def redis_info() -> Mapping[str, Any]:
     """
     from orchestrator import wiring
 
-    return wiring.broker_info(settings())
+    return wiring.build_dispatcher(settings()).broker_info()
 
 
 def ping_workers() -> Sequence[str]:
     """Names of the Celery workers that answer within two seconds."""
     from orchestrator import wiring
 
-    return wiring.ping_workers(settings())
+    return wiring.build_dispatcher(settings()).workers()
 
 
 def backlog() -> int:
