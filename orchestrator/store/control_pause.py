@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
 from orchestrator.domain.by_hand import AuditEntry, TaskFilter
 from orchestrator.domain.journal import Dispatch
@@ -62,9 +62,7 @@ class PauseControlPart(UndoControlPart):
 
         def work(connection: Connection) -> Task:
             row = locked(connection, task_id)
-            state = TaskState(row["state"])
-            if state.is_terminal:
-                raise NotAllowed(f"task {task_id!r} has already ended: it is {state.value}", task_id=task_id)
+            _refuse_ended(row, task_id)
             if row["paused"]:
                 raise NotAllowed(f"task {task_id!r} is paused already", task_id=task_id)
             paused = connection.execute(_PAUSE, {"task_id": task_id}).one()
@@ -79,6 +77,8 @@ class PauseControlPart(UndoControlPart):
 
         def work(connection: Connection) -> Dispatch:
             row = locked(connection, task_id)
+            # It went to its end while it stood paused: telling so once more would be a second end to whoever reads it.
+            _refuse_ended(row, task_id)
             if not row["paused"]:
                 raise NotAllowed(
                     f"task {task_id!r} is not paused: it is {row['state']}",
@@ -119,3 +119,9 @@ class PauseControlPart(UndoControlPart):
             return [AuditEntry(row.at, row.who, row.what, row.why, row.details) for row in rows]
 
         return self.transact(work)
+
+
+def _refuse_ended(row: RowMapping, task_id: str) -> None:
+    state = TaskState(row["state"])
+    if state.is_terminal:
+        raise NotAllowed(f"task {task_id!r} has already ended: it is {state.value}", task_id=task_id)

@@ -22,6 +22,9 @@ from tests.support.processes import clean_environment, wait_for
 from tests.support.system import PROGRAMS
 
 CONCURRENCY = 8
+OF_ONE: Mapping[str, Mapping[str, str]] = {"worker1": {"ORCHESTRATOR_STRAIGHT_ON": "5"}}
+"""Further settings of one process: one worker goes straight on, the other one step at a time."""
+
 RESTART = Restart(first=0.2, most=1.0)
 """As a supervisor does it: systemd, Compose, Kubernetes."""
 
@@ -68,7 +71,7 @@ class World:
                 self.servers.keeper,
                 name,
                 argv,
-                env={**clean_environment(), **self.env},
+                env={**clean_environment(), **self.env, **OF_ONE.get(name, {})},
                 log=self.folder / f"{name.replace(' ', '-')}.log",
                 cwd=self.folder,
                 restart=RESTART,

@@ -66,6 +66,16 @@ def test_what_pause_and_resume_do_not_fit_is_refused(store_world: StoreWorld) ->
         store_world.store.pause("nobody", **WHO)
 
 
+def test_a_task_that_ended_while_it_stood_paused_is_told_to_be_completed_once(store_world: StoreWorld) -> None:
+    store_world.task("t-1", "a")
+    running = store_world.claim()
+    store_world.store.pause("t-1", **WHO)
+    store_world.end(running, Complete("done"), a=1)
+    with pytest.raises(NotAllowed, match="already ended"):
+        store_world.store.resume("t-1", **WHO)
+    assert [row.body["state"] for row in store_world.store.updates("t-1")].count("completed") == 1
+
+
 def test_a_restart_begins_from_the_first_context_with_edits_and_new_numbers(store_world: StoreWorld) -> None:
     store_world.task("t-1", "a", "b", x=1)
     store_world.end(store_world.claim(), NextStep(), a=1)
