@@ -126,7 +126,8 @@ def _given(call: ToolCall) -> dict[str, Any]:
 def _agent_call(call: ToolCall, toolbox: Toolbox) -> AgentCall:
     # Some models leave out the layer called ``input`` and put the agent's own arguments beside task and reason.
     given = call.arguments.get("input")
-    beside = {name: value for name, value in call.arguments.items() if name not in {"task", "reason"}}
+    own = {"task", "reason"} if given is not None else {"task", "reason", "input"}
+    beside = {name: value for name, value in call.arguments.items() if name not in own}
     arguments = given if isinstance(given, Mapping) else beside
     task = call.arguments.get("task")
     return AgentCall(toolbox.agents[call.name].name, dict(arguments), task if isinstance(task, str) else "")

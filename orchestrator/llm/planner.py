@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.budget import Price
 from orchestrator.domain.decision import Decision, Usage
+from orchestrator.domain.keepable import keepable_text
 from orchestrator.errors import BadAnswer, ConfigurationError, PlannerRefused
 from orchestrator.flow.planning import CallBound, PlanRequest, Purse
 from orchestrator.llm.answer import Answer, ToolCall, read_answer
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 10.0
+_MODEL_CHARS = 200
 
 _SCALES = (1.0, 0.4, 0.15, 0.05)
 """Shares of their room that a prompt's sections get, tried in turn until the prompt fits the model."""
@@ -285,7 +287,8 @@ def _answer_of(message: AIMessage, model: str, seconds: float, version: str, pri
     metadata: Mapping[str, Any] = message.response_metadata or {}
     used: Mapping[str, Any] = message.usage_metadata or {}
     calls = [_tool_call(call.get("name"), call.get("args"), None) for call in message.tool_calls]
-    tokens_in, tokens_out = int(used.get("input_tokens") or 0), int(used.get("output_tokens") or 0)
+    # A provider that counts below nothing would give a budget back what it never had.
+    tokens_in, tokens_out = (max(0, int(used.get(name) or 0)) for name in ("input_tokens", "output_tokens"))
     calls += [_tool_call(call.get("name"), {}, _problem_with(call.get("args"))) for call in message.invalid_tool_calls]
     return Answer(
         calls=calls,
@@ -332,4 +335,5 @@ def _finish_reason(metadata: Mapping[str, Any]) -> str:
 def _model_name(model: str, metadata: Mapping[str, Any]) -> str:
     """``provider:model`` with the exact model that answered, where the provider says it."""
     answered = metadata.get("model_name") or metadata.get("model")
-    return f"{model.partition(':')[0]}:{answered}" if answered else model
+    name = f"{model.partition(':')[0]}:{answered}" if answered else model
+    return keepable_text(name[:_MODEL_CHARS])

@@ -158,6 +158,21 @@ def test_an_answer_that_is_no_decision(
     assert raised.value.usage.tokens_in > 100
 
 
+def test_what_a_provider_says_of_itself_is_taken_with_care(planner: Planner, llm_server: LlmServer) -> None:
+    function = {"name": "credit_score", "arguments": json.dumps({"reason": "r", "task": "t", "input": None})}
+    call = {"id": "1", "type": "function", "function": function}
+    body = json.loads(completion({"content": None, "tool_calls": [call]}, "tool_calls")["body"])
+    usage = {"prompt_tokens": -500, "completion_tokens": -1, "total_tokens": -501}
+    llm_server.raw({"body": json.dumps({**body, "model": "gpt\x00" + "x" * 500, "usage": usage})})
+    decision = planner.decide(REQUEST)
+    assert (decision.usage.tokens_in, decision.usage.tokens_out) == (0, 0)
+    assert decision.usage.model.startswith("openai:gpt\ufffdx")
+    assert len(decision.usage.model) == 200
+    # Nothing given is nothing: what the context decides is filled in.
+    assert decision.calls[0].arguments == {}
+    assert check(decision, REQUEST).calls[0].arguments == {"number": "HRB 1"}
+
+
 def test_arguments_that_are_no_object(planner: Planner, llm_server: LlmServer) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "credit_score", "arguments": "[1, 2]"}}
     llm_server.raw(completion({"content": None, "tool_calls": [call]}, "tool_calls"))
