@@ -141,6 +141,7 @@ def test_by_hand_by_the_guide_alone(system: System) -> None:
     (tried,) = [json.loads(output) for command, output in outputs.items() if "mended" in command]
     assert [one["task_id"] for one in tried["tasks"]] == ["by-hand-1"]
     assert tried["done"] == 1
+    wait_for(lambda: [one.state for one in system.store.cancellations("by-hand-6")] == ["canceled"], 30)
     assert system.store.history("by-hand-4")[-1].delegations[0].arguments["to"] == "sales@supplier.example"
     assert system.data("by-hand-5")["notification_id"] == "told by telephone"
     assert system.store.context("by-hand-5").origins["notification_id"].kind == "person"
