@@ -296,7 +296,7 @@ class Transport:
             retries=False,
             redirect=False,
             assert_same_host=False,
-            timeout=Timeout(*timeout),
+            timeout=Timeout(connect=timeout[0], read=timeout[1]),
             preload_content=False,
             decode_content=False,
         )

@@ -202,6 +202,13 @@ def test_the_total_deadline_holds_whatever_drips(
     assert outcome.code == "agent_timeout"
 
 
+def test_an_agent_may_think_longer_than_a_connection_may_take(
+    client: HttpAgentClient, scripted_agent: ScriptedAgent
+) -> None:
+    url = scripted_agent.script("/score", reply({"score": 5}, delay=1.2))
+    assert client.call(agent(url, timeout=AgentTimeout(0.5, 60, 60)), REQUEST) == Replied({"score": 5})
+
+
 @pytest.mark.parametrize("given", ["7", "date"])
 def test_retry_after_is_read_in_both_its_forms(
     client: HttpAgentClient, scripted_agent: ScriptedAgent, given: str

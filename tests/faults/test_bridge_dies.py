@@ -43,7 +43,7 @@ def test_a_bridge_killed_anywhere_takes_each_record_once_and_publishes_each_upda
     assert len(effects) == len(ids)
     assert set(effects.values()) == {1}
     told: dict[str, list[str]] = defaultdict(list)
-    committed = {task_id: [str(row.id) for row in system.store.updates(task_id)] for task_id in ids}
+    committed = {task_id: [row.body["update_id"] for row in system.store.updates(task_id)] for task_id in ids}
     seen: set[str] = set()
     total = sum(map(len, committed.values()))
     for update in system.read("task-updates", total, counted_by=lambda update: update["update_id"]):
