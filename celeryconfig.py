@@ -59,7 +59,7 @@ worker_pool = _pool.POOL  # steps wait for models and agents: threads hold hundr
 worker_concurrency = _settings.concurrency
 worker_prefetch_multiplier = 1  # a worker holds what it runs and as much again, so that others get their share
 worker_disable_rate_limits = True  # ours are asked before a call, shared by all workers; these would cost each message
-task_acks_late = True  # a worker that dies leaves its messages to others; leases make repeated ones harmless
+task_acks_late = True  # the sweep rings for what a killed worker had in hand; leases make repeated messages harmless
 worker_hijack_root_logger = False  # logging is ours (ORCHESTRATOR_LOG_LEVEL, ORCHESTRATOR_LOG_FORMAT)
 worker_redirect_stdouts = False  # the same
 

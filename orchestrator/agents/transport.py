@@ -230,7 +230,7 @@ class Transport:
         self._watchdog = _Watchdog()
         self._idle = max(_LEAST_KEPT, 2 * concurrency)
         self._ca_file = DEFAULT_CA_BUNDLE_PATH if ca_file is None else str(ca_file)
-        self._pools: dict[tuple[str, str, int | None], HTTPConnectionPool] = {}
+        self._pools: dict[tuple[str, str, int], HTTPConnectionPool] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -240,7 +240,7 @@ class Transport:
         for pool in pools:
             pool.close()
 
-    def _pool(self, scheme: str, host: str, port: int | None) -> HTTPConnectionPool:
+    def _pool(self, scheme: str, host: str, port: int) -> HTTPConnectionPool:
         """The connections to one host. Neither proxies nor .netrc of the machine: agents are reached as told."""
         key = (scheme, host, port)
         if (known := self._pools.get(key)) is not None:
@@ -318,7 +318,7 @@ class Transport:
 
 
 @lru_cache(maxsize=1024)
-def _prepared(url: str) -> tuple[str, str, int | None, str]:
+def _prepared(url: str) -> tuple[str, str, int, str]:
     """Scheme, host, port and path of an address, as `requests` understands it.
 
     Raises:
@@ -329,7 +329,8 @@ def _prepared(url: str) -> tuple[str, str, int | None, str]:
     parts = urlsplit(str(prepared.url))
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise requests.exceptions.InvalidURL(f"{url!r} is no address of http or https")
-    return parts.scheme, parts.hostname, parts.port, prepared.path_url
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    return parts.scheme, parts.hostname, port, prepared.path_url
 
 
 def _read(response: BaseHTTPResponse, max_bytes: int) -> bytes | None:

@@ -262,6 +262,8 @@ class Turn:
         if not committed.refused_for_events:
             self._changes, self._merged, self._settlements, self._tried = [], [], [], []
             self._asked = self._offer = None
+            if full.ending_event is not None:
+                self._history = None  # what was loaded does not have that event yet
             self._questions, self.ended_wait = {}, None
             self._saved = self.context
             self._spent_saved = self.spent

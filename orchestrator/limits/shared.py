@@ -142,10 +142,12 @@ class SharedLimits:
         elif well is False:
             self._calm_until.pop(what.key, None)
 
-    def ill(self, what: Limited) -> None:
-        """Tell of a failed call for which no permit was asked."""
-        self.note(what, False)
-        answer = self._ask(self._leave, what, self._farewell(what, "", False))
+    def calm_call_ended(self, what: Limited, well: bool) -> None:
+        """Tell of a call for which no permit was asked, where it failed, or where others have failed meanwhile."""
+        if well and self._is_calm(what):
+            return
+        self.note(what, well)
+        answer = self._ask(self._leave, what, self._farewell(what, "", well))
         if answer is not None and (opened := int(answer[0])):
             log.warning("limits.breaker_open", extra={"what": what.key, "failures": opened})
 
@@ -268,8 +270,8 @@ class _CalmPermit:
 
     def leave(self, well: bool | None) -> None:
         """The call is over."""
-        if not self._left and well is False:
-            self._limits.ill(self._what)
+        if not self._left and well is not None:
+            self._limits.calm_call_ended(self._what, well)
         self._left = True
 
 

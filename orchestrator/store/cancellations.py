@@ -121,7 +121,8 @@ class CancellationPart(Transactions):
                 _settle(connection, claim, verdict.settlement, task)
             if verdict.state.is_open:
                 return Settled(stored=True)
-            tell_as_it_is(connection, task)
+            if task.state != "completed":  # it ended before the cancel came, and that was told
+                tell_as_it_is(connection, task)
             woken = connection.execute(_WAKE_UNDO, {"task_id": task_id}).rowcount
             step = Dispatch(task_id, task.next_step, urgency_of(task.priority, task.aged), task.lane)
             return Settled(stored=True, doorbells=(step,) * woken)

@@ -83,13 +83,15 @@ class StepPart(DelegationPart):
         answer = self.call(CLAIM, parameters, durable=False)
         if answer["refused"] is not None:
             return NotClaimed(answer["refused"])
-        claim = claim_of(Lease(task_id, step, answer["task"]["epoch"], owner), answer)
+        lease = Lease(task_id, step, answer["task"]["epoch"], owner)
         try:
+            claim = claim_of(lease, answer)
             _refuse_what_is_newer(claim)
-        except NewerJournal:
-            # The claim is committed: left as it is, it would count as the lease of a worker that died.
+        except Exception:
+            # The claim is committed: left as it is, it would count as the lease of a worker that died. What a newer
+            # version wrote may be of a shape that cannot be read at all.
             with suppress(StoreUnavailable):
-                self.release([claim.lease], datetime.now(UTC) + self.stall)
+                self.release([lease], datetime.now(UTC) + self.stall)
             raise
         return claim
 

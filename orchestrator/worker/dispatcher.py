@@ -16,7 +16,7 @@ from orchestrator.domain.turns import MOST_URGENT
 from orchestrator.errors import DispatchFailed
 from orchestrator.worker.chain import ring_of, send, sent_event
 from orchestrator.worker.events import tell_sent
-from orchestrator.worker.names import DELEGATION_QUEUES, LANE_QUEUES, broker_priority
+from orchestrator.worker.names import CANCELS_QUEUE, CONTROL_QUEUE, DELEGATION_QUEUES, LANE_QUEUES, broker_priority
 
 _BROKER_TROUBLE = (OperationalError, KombuError, RedisError, OSError)
 
@@ -64,6 +64,16 @@ class CeleryDispatcher:
                             pipe.llen(channel._q_for_pri(queue, broker_priority(urgency)))
                 counts = [int(count) for count in pipe.execute()]
                 return [steps + delegations for steps, delegations in zip(counts[::2], counts[1::2], strict=True)]
+
+    def commands(self) -> int:
+        """Sweeps, people's commands and cancels of calls that wait in the broker. Raises `DispatchFailed`."""
+        with self._producer(lambda: "it does not tell what waits") as producer:
+            channel = producer.channel
+            with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+                for queue in (CONTROL_QUEUE, CANCELS_QUEUE):
+                    for priority in channel.priority_steps:
+                        pipe.llen(channel._q_for_pri(queue, priority))
+                return sum(map(int, pipe.execute()))
 
     def emptied(self) -> bool:
         """Whether our mark is gone: Redis was emptied, lost its data or is new. Raises `DispatchFailed`."""

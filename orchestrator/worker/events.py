@@ -89,8 +89,9 @@ def tell(app: Celery, hostname: str, events: Sequence[tuple[str, Mapping[str, An
     if not app.conf.worker_send_task_events:
         return
     if (own := dispatcher()) is not None:
-        for kind, fields in events:
-            own.send(kind, **fields)
+        with suppress(OSError, KombuError, RedisError):  # the connection's own steps notice
+            for kind, fields in events:
+                own.send(kind, **fields)
         return
     with suppress(OSError, KombuError, RedisError), app.producer_or_acquire() as producer:
         _publish(app, producer, hostname, events)

@@ -6,6 +6,7 @@ in Flower as a Celery task of its own, with an id, under the one before it. ``OR
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,10 @@ from orchestrator.flow.turn import GoesOn
 from orchestrator.worker.chain import ring_of, sent_event
 from orchestrator.worker.events import tell
 
+log = logging.getLogger(__name__)
+
+_BEFORE_ALL = -1
+
 LOOK_EVERY = 0.1
 """Seconds for which it is known what waits in the broker."""
 
@@ -31,11 +36,15 @@ class StraightOn:
     Args:
         seconds: how long a worker stays with one task at most; 0: never longer than a step.
         waiting: messages in the broker by place (`orchestrator.flow.ports.Dispatcher.waiting`).
+        commands: how many others wait there, which come before any step: sweeps, people's commands, cancels.
     """
 
-    def __init__(self, seconds: float, waiting: Callable[[], Sequence[int]]) -> None:
+    def __init__(
+        self, seconds: float, waiting: Callable[[], Sequence[int]], commands: Callable[[], int] = lambda: 0
+    ) -> None:
         self._seconds = seconds
         self._waiting = waiting
+        self._commands = commands
         self._first = 0
         """The first place in which something waits."""
         self._looked_at = float("-inf")
@@ -56,11 +65,18 @@ class StraightOn:
         """Whether something waits that would be served before this place."""
         if time.monotonic() - self._looked_at > LOOK_EVERY and self._looking.acquire(blocking=False):
             try:
-                counts = self._waiting()
-                self._first = next((number for number, count in enumerate(counts) if count), len(counts))
+                if self._commands():
+                    self._first = _BEFORE_ALL
+                else:
+                    counts = self._waiting()
+                    self._first = next((number for number, count in enumerate(counts) if count), len(counts))
             except DispatchFailed:
                 # Without a broker nothing more urgent can be served either; the work at hand goes on.
                 self._first = PLACES
+            except Exception:
+                # A reply in hand is to be committed, whatever ails the broker's library.
+                log.warning("straight_on.not_known_what_waits", exc_info=True)
+                self._first = _BEFORE_ALL
             finally:
                 self._looked_at = time.monotonic()
                 self._looking.release()

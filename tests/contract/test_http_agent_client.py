@@ -13,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from orchestrator.agents import HttpAgentClient
+from orchestrator.agents.transport import _prepared
 from orchestrator.domain.agent import AgentAuth, AgentSpec, AgentTimeout
 from orchestrator.domain.delegation import NeverReceived, NotDone, OutcomeUnknown, Replied, StillRunning
 from orchestrator.domain.ids import idempotency_key, traceparent
@@ -207,6 +208,18 @@ def test_an_agent_may_think_longer_than_a_connection_may_take(
 ) -> None:
     url = scripted_agent.script("/score", reply({"score": 5}, delay=1.2))
     assert client.call(agent(url, timeout=AgentTimeout(0.5, 60, 60)), REQUEST) == Replied({"score": 5})
+
+
+@pytest.mark.parametrize(
+    ("url", "prepared"),
+    [
+        ("http://[::1]/a", ("http", "::1", 80, "/a")),
+        ("https://[::1]/", ("https", "::1", 443, "/")),
+        ("https://agents.example:8443/a b?c=d", ("https", "agents.example", 8443, "/a%20b?c=d")),
+    ],
+)
+def test_an_address_is_taken_apart_as_requests_does_it(url: str, prepared: tuple[str, str, int, str]) -> None:
+    assert _prepared(url) == prepared
 
 
 @pytest.mark.parametrize("given", ["7", "date"])

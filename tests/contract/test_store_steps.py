@@ -105,6 +105,16 @@ def test_what_a_newer_version_wrote_is_left_to_it_and_counts_as_no_lost_lease(st
     assert store_world.claim().task.lost_leases == 1, "that of the first worker"
 
 
+def test_what_cannot_be_read_at_all_counts_as_no_lost_lease_either(store_world: StoreWorld) -> None:
+    store_world.task()
+    store_world.sql("""UPDATE task_contexts SET origins = '{"a": {"at": "2030-01-01", "of_tomorrow": 1}}'""")
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            store_world.store.claim("t-1", 1, "w2", LEASE)
+    store_world.sql("UPDATE task_contexts SET origins = '{}'")
+    assert store_world.claim().task.lost_leases == 0
+
+
 def test_a_decision_is_recorded_once(store_world: StoreWorld) -> None:
     store_world.task()
     claim = store_world.claim()

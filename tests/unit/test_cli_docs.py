@@ -27,8 +27,9 @@ INTRO = """\
 - Without it, errors are two lines on standard error: what happened, and `→` what to do. Secrets of the settings are
   never shown. Colours and progress only on a terminal.
 - A value in `NAME=VALUE` is JSON where it parses as JSON (`5`, `true`, `{"a": 1}`), else text; `'"5"'` is the text 5.
-- What people do (`answer`, `retry`, `rerun`, `skip`, `cancel`, `undo`, `restart`, `pause`, `resume`, `resolve`,
-  `replay`, `discard`) is audited with `--who` (you) and `--why`; `task show --audit` shows it.
+- What people do (`answer`, `approve`, `decline`, `retry`, `rerun`, `skip`, `cancel`, `undo`, `undone`, `restart`,
+  `pause`, `resume`, `resolve`, `replay`, `discard`) is audited with `--who` (you) and `--why`; `task show --audit`
+  shows it.
 - Logs appear on standard error from `WARNING` on (never with `--json`), or as `ORCHESTRATOR_LOG_LEVEL` says where it is
   set.
 

@@ -85,7 +85,7 @@ def _default(info: FieldInfo) -> str:
         return "**required**"
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
-    if value is None or value in ("", {}):
+    if value is None or value in ("", {}, ()):
         return "–"
     if isinstance(value, bool):
         return f"`{int(value)}`"

@@ -73,3 +73,18 @@ def test_without_a_broker_the_work_at_hand_goes_on() -> None:
     broker = Broker()
     broker.away = True
     assert StraightOn(2.0, broker.waiting).slice()(NEXT)
+
+
+@pytest.mark.parametrize(("commands", "goes_on"), [(0, True), (1, False)])
+@pytest.mark.usefixtures("clock")
+def test_sweeps_and_commands_come_before_any_step(commands: int, goes_on: bool) -> None:
+    urgent = Dispatch("t-1", 2, priority=9)
+    assert StraightOn(2.0, Broker().waiting, lambda: commands).slice()(urgent) is goes_on
+
+
+@pytest.mark.usefixtures("clock")
+def test_trouble_of_the_brokers_library_ends_no_step() -> None:
+    def closed() -> int:
+        raise RuntimeError("Acquire on closed pool")
+
+    assert not StraightOn(2.0, Broker().waiting, closed).slice()(NEXT)
