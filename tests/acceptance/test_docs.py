@@ -10,6 +10,8 @@ import urllib.request
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from orchestrator.devstack.ports import free_port
 from tests.support.documents import blocks, commands, save_files, type_in
 from tests.support.processes import wait_for
@@ -124,6 +126,7 @@ def test_an_undo_by_the_guide_alone(system: System) -> None:
     assert system.wait_for_state("juniper-1", "completed").undo is None
 
 
+@pytest.mark.timeout(400)  # some thirty commands, each a process of its own
 def test_by_hand_by_the_guide_alone(system: System) -> None:
     document = "docs/by-hand.md"
     system.start("bridge", "worker", "beat")

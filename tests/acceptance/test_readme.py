@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 from orchestrator.settings import Settings
 from tests.support.documents import blocks, commands, type_in
 from tests.support.processes import ROOT, wait_for
@@ -21,6 +23,7 @@ LASTING = {
 REFUSED = {"company_name": "Delta Marine Trading FZE", "purchase_approval": {"approved_by": "me"}}
 
 
+@pytest.mark.timeout(400)  # some twenty commands, each a process of its own
 def test_the_commands_of_the_readme(system: System) -> None:
     typed = [command for command in commands("README.md") if not command.startswith("make ")]
     assert set(LASTING) <= set(typed)

@@ -58,6 +58,7 @@ def quick(system: System) -> Iterator[System]:
     yield system
 
 
+@pytest.mark.timeout(400)  # it waits for a worker to grow and shrink, several times
 def test_a_worker_grows_and_shrinks_by_celerys_own_means(system: System, scripted_agent: ScriptedAgent) -> None:
     scripted_agent.script("/slow", reply({"slow": 1}, gate="go"))
     system.use_agents(entry(scripted_agent, "slow"))
