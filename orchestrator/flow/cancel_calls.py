@@ -8,7 +8,7 @@ the agent's word (`orchestrator.flow.cancel_rules`).
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from orchestrator.domain.delegation import BY_EVENT
 from orchestrator.domain.journal import Dispatch, NotClaimed, Settled
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.cancel_rules import CancelExchange, judge_cancel, next_cancel
+from orchestrator.flow.delegate import request_of
 from orchestrator.flow.ports import AgentClient, AgentRequest, Agents
 from orchestrator.flow.turn import now, patiently
 
@@ -103,9 +104,9 @@ class CallCanceler:
     def _try(self, claim: CancelClaim) -> CancelVerdict:
         agent = self.agents.get(claim.delegation.agent)
         following = next_cancel(agent, claim, now())
-        if isinstance(following, CancelVerdict) or agent is None:
-            if isinstance(following, CancelVerdict):
-                return following
+        if isinstance(following, CancelVerdict):
+            return following
+        if agent is None:
             raise AssertionError("an agent that is not known is not talked to")
         reach(FaultPoint.CANCEL_CLAIMED, claim.cancellation.task_id)
         outcome = self._exchange(following, agent, claim)
@@ -114,16 +115,8 @@ class CallCanceler:
 
     def _exchange(self, exchange: CancelExchange, agent: AgentSpec, claim: CancelClaim) -> CancelOutcome:
         delegation = claim.delegation
-        request = AgentRequest(
-            task_id=delegation.task_id,
-            step=delegation.step,
-            key=delegation.key,
-            task=delegation.task,
-            arguments=delegation.arguments,
-            reply_token=delegation.reply_token,
-            remote_url=delegation.remote_url,
-            told=delegation.told,
-        )
+        # A cancel has no moment by which it must have left.
+        request = replace(request_of(delegation), send_before=None, remote_url=delegation.remote_url)
         match exchange:
             case CancelExchange.TELL:
                 return self.client.cancel(agent, request, claim.cancellation.reason)

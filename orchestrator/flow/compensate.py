@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -44,9 +45,9 @@ from orchestrator.domain.undo import (
 )
 from orchestrator.errors import LeaseLost
 from orchestrator.fault_points import FaultPoint, reach
-from orchestrator.flow.delegate import Exchange, found_unsendable, judge, next_exchange, started
+from orchestrator.flow.delegate import Exchange, found_unsendable, judge, next_exchange, request_of, started
 from orchestrator.flow.limits import Gate
-from orchestrator.flow.ports import AgentClient, AgentRequest, Agents
+from orchestrator.flow.ports import AgentClient, Agents
 from orchestrator.flow.turn import StepLimits, StepResult, now, patiently
 from orchestrator.flow.undo_rules import as_unknown, found_out, may_have_acted, rest_of, settling_exchange
 
@@ -241,17 +242,7 @@ class Undo:
     def _exchange(
         self, exchange: Exchange, agent: AgentSpec, delegation: Delegation, undoes: str | None = None
     ) -> LookupOutcome:
-        request = AgentRequest(
-            task_id=delegation.task_id,
-            step=delegation.step,
-            key=delegation.key,
-            task=delegation.task,
-            arguments=delegation.arguments,
-            send_before=delegation.deadline_at,
-            reply_token=delegation.reply_token,
-            told=delegation.told,
-            compensates=undoes,
-        )
+        request = replace(request_of(delegation), compensates=undoes)
         outcome: LookupOutcome
         match exchange:
             case Exchange.POLL:

@@ -191,9 +191,9 @@ def new_delegations(task: Task, step: int, decision: Decision, agents: Agents) -
     )
 
 
-def exchange_with(client: AgentClient, exchange: Exchange, agent: AgentSpec, delegation: Delegation) -> LookupOutcome:
-    """Send, poll or look up: one request over the network."""
-    request = AgentRequest(
+def request_of(delegation: Delegation) -> AgentRequest:
+    """What goes to the agent of a delegation, or of the compensation of one."""
+    return AgentRequest(
         task_id=delegation.task_id,
         step=delegation.step,
         key=delegation.key,
@@ -203,6 +203,11 @@ def exchange_with(client: AgentClient, exchange: Exchange, agent: AgentSpec, del
         reply_token=delegation.reply_token,
         told=delegation.told,
     )
+
+
+def exchange_with(client: AgentClient, exchange: Exchange, agent: AgentSpec, delegation: Delegation) -> LookupOutcome:
+    """Send, poll or look up: one request over the network."""
+    request = request_of(delegation)
     outcome: LookupOutcome
     match exchange:
         case Exchange.POLL:
