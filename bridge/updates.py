@@ -21,6 +21,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import OutboxRow, OutboxStore
 from orchestrator.kafka.connection import as_our_error, open_producer
+from orchestrator.kafka.producer import await_place
 from orchestrator.kafka.topics import ensure_topics
 from orchestrator.schemas import SCHEMA_VERSION
 from orchestrator.settings import Settings
@@ -147,10 +148,10 @@ class Publisher:
 
     def _confirm(self, producer: KafkaProducer, row: OutboxRow, future: Any) -> None:
         try:
-            future.get(timeout=CONFIRM_TIMEOUT)
+            await_place(future, CONFIRM_TIMEOUT)
         except _TOO_LARGE as error:
             log.warning("updates.too_large", extra={"outbox_id": row.id, "key": row.key, "why": str(error)})
-            self._send(producer, row, _encoded(_shortened(row))).get(timeout=CONFIRM_TIMEOUT)
+            await_place(self._send(producer, row, _encoded(_shortened(row))), CONFIRM_TIMEOUT)
 
     def _send(self, producer: KafkaProducer, row: OutboxRow, value: bytes) -> Any:
         key = None if row.key is None else row.key.encode()

@@ -1,7 +1,8 @@
 """The embedded broker of Kafka's protocol: Tansu, in memory, or in files where a test restarts it.
 
 In memory its records are gone when it ends and its offsets start at 0 again; PostgreSQL remembers what was accepted. A
-group's first join takes half the session timeout: consumers of it want a short one.
+group's first join takes half the session timeout: consumers of it want a short one. It notes a producer's sequence
+number before it keeps the record: killed in between, it refuses the repeated record as one that it has.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""Producing single records and waiting for the broker's word: for the command line and for replays."""
+"""Producing and waiting for the broker's word: single records for the command line and for replays, and what counts
+as that word for all who produce.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kafka.errors import KafkaError
 
@@ -36,6 +39,27 @@ class Produced:
     offset: int
 
 
+def await_place(future: Any, timeout: float) -> Produced:
+    """Wait until the broker has said where a record lies.
+
+    kafka-python also counts it as a success where a broker refuses a repeated record because its sequence number has
+    gone by. Whether the first one is kept is then the broker's belief: one that notes the number before it keeps the
+    record, and dies in between, says so of a record that it has lost. So only a place counts.
+
+    Args:
+        future: what the producer's ``send`` gave.
+        timeout: seconds.
+
+    Raises:
+        KafkaError: not confirmed, or without a place.
+            Sent again it is a new record, which no broker takes for a repetition.
+    """
+    where = future.get(timeout=timeout)
+    if where.offset < 0:
+        raise KafkaError(f"{where.topic} {where.partition}: the record counts as repeated, and has no offset")
+    return Produced(where.topic, where.partition, where.offset)
+
+
 def produce(settings: Settings, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> Produced:
     """Produce one record and wait until the broker confirmed it.
 
@@ -58,7 +82,7 @@ def produce_all(settings: Settings, records: Iterable[NewRecord]) -> Sequence[Pr
             for record in records
         ]
         producer.flush(timeout=CONFIRM_TIMEOUT)
-        placed = [future.get(timeout=CONFIRM_TIMEOUT) for future in sent]
+        return [await_place(future, CONFIRM_TIMEOUT) for future in sent]
     except KafkaError as error:
         ours = as_our_error(settings, error)
         if isinstance(ours, KafkaUnavailable):
@@ -69,4 +93,3 @@ def produce_all(settings: Settings, records: Iterable[NewRecord]) -> Sequence[Pr
         raise ours from error
     finally:
         producer.close(timeout=5)
-    return [Produced(where.topic, where.partition, where.offset) for where in placed]
