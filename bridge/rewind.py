@@ -16,11 +16,12 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 
 from bridge.position import mark
-from orchestrator import logs
+from orchestrator import fault_points, logs
 from orchestrator.cli.command import who_and_why
 from orchestrator.cli.failures import Misuse, failure_of
 from orchestrator.cli.output import Output
 from orchestrator.errors import NotAllowed, OrchestratorError
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.kafka.connection import as_our_error, open_consumer
 from orchestrator.kafka.health import bridge_group
 from orchestrator.settings import Settings, get_settings
@@ -77,6 +78,7 @@ def rewind(
         raise Misuse("an offset belongs to one partition of one topic: --topic, --partition, --to-offset")
     since = None if to_time is None else _time(to_time)
     settings = get_settings()
+    fault_points.arm(settings.faults, settings.faults_folder)
     logs.configure(settings.model_copy(update={"log_level": "CRITICAL"}))
     _refuse_while_bridges_run(settings, force)
     topics = [settings.topic("tasks"), settings.topic("events")]
@@ -90,6 +92,7 @@ def rewind(
                 moved = _moves(consumer, store, _targets(consumer, places, to_offset, since))
                 _refuse_to_skip(moved, skip)
                 store.set_offsets([(one.topic, one.partition, one.now) for one in moved], who=who, why=why)
+                reach(FaultPoint.REWIND_WRITTEN)
                 in_group = _tell_group(consumer, moved)
         finally:
             consumer.close(autocommit=False)

@@ -2,6 +2,10 @@
 
 The step itself carries such a call on; of several calls, once the others have ended. An answer is sent under a key of
 its own, the same however often, and the agent's time begins anew with it: what a person took is not the agent's.
+
+An answer is an effect. An agent that has side effects and does not honour keys is told only while its job still asks:
+nobody can know here whether an answer sent before has arrived, by a worker that died or with its reply lost, but the
+job does.
 """
 
 from __future__ import annotations
@@ -11,16 +15,18 @@ from dataclasses import replace
 from datetime import timedelta
 
 from orchestrator.domain.agent import AgentSpec
-from orchestrator.domain.delegation import AgentOutcome, Delegation, DelegationState, InputRequired, NotDone
+from orchestrator.domain.delegation import BY_EVENT, AgentOutcome, Delegation, DelegationState, InputRequired, NotDone
 from orchestrator.domain.delegation import OutcomeUnknown as Unknown
 from orchestrator.domain.journal import Fail, Settlement, Wait
 from orchestrator.domain.question import MAX_TEXT, Question, QuestionKind, QuestionState
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.delegate import Exchange, Verdict, judge
 from orchestrator.flow.ports import AgentClient, AgentRequest
 from orchestrator.flow.turn import Turn, now
 from orchestrator.flow.waiting import escalated, later, wait_for_people
 
 ANSWER_REFUSED = "answer_refused"
+_NOT_TAKEN = " (The agent did not take "
 
 
 def in_hand(turn: Turn) -> list[Delegation]:
@@ -69,9 +75,13 @@ def send_answer(
     request = AgentRequest(
         delegation.task_id, delegation.step, delegation.key, delegation.task, delegation.arguments, remote_url=url
     )
-    outcome: AgentOutcome = client.answer(agent, request, number, question.answer)
+    outcome = _told_before(client, agent, request, delegation, question)
+    if outcome is None:
+        reach(FaultPoint.ANSWER_IN_HAND, delegation.task_id)
+        outcome = client.answer(agent, request, number, question.answer)
+        reach(FaultPoint.ANSWER_TAKEN, delegation.task_id)
     if isinstance(outcome, NotDone) and outcome.code == ANSWER_REFUSED:
-        text = f"{question.text} (The agent did not take {question.answer!r}: {outcome.detail})"[:MAX_TEXT]
+        text = f"{question.text}{_NOT_TAKEN}{question.answer!r}: {outcome.detail})"[:MAX_TEXT]
         outcome = InputRequired(text, question.choices, question.schema, question.who, question.answer_url)
     begun_anew = (question.answered_at or now()) + timedelta(seconds=agent.timeout.total)
     verdict = judge(agent, replace(delegation, deadline_at=begun_anew), Exchange.POLL, outcome, now())
@@ -81,6 +91,24 @@ def send_answer(
     if isinstance(outcome, InputRequired):
         ask(turn, agent, delegation, outcome)
     return replace(verdict, settlement=replace(verdict.settlement, deadline_at=begun_anew))
+
+
+def _told_before(
+    client: AgentClient, agent: AgentSpec, request: AgentRequest, delegation: Delegation, question: Question
+) -> AgentOutcome | None:
+    """What the job of an agent that must be told once says where it asks this no more; None: the agent may be told."""
+    url = delegation.remote_url
+    if agent.may_repeat or url in {None, BY_EVENT, question.answer_url}:
+        return None
+    found = client.poll(agent, replace(request, remote_url=url), url or "")
+    return None if isinstance(found, InputRequired) and _asks(found, question) else found
+
+
+def _asks(asked: InputRequired, question: Question) -> bool:
+    """Whether this is the question that was answered, and not the next one."""
+    same_text = question.text == asked.question or question.text.startswith(asked.question + _NOT_TAKEN)
+    rest = (asked.choices, asked.schema, asked.answer_url)
+    return same_text and rest == (question.choices, question.schema, question.answer_url)
 
 
 def not_answered(turn: Turn, agent: AgentSpec, delegation: Delegation, question: Question) -> Verdict:

@@ -12,6 +12,7 @@ from decimal import ROUND_UP, Decimal
 
 from orchestrator.domain.budget import Resource, running_low, shown
 from orchestrator.errors import BudgetExhausted
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.planning import CallBound
 from orchestrator.flow.turn import Turn
 
@@ -64,6 +65,7 @@ class TurnPurse:
                 )
         money = Decimal(0) if bound.price is None else bound.price.of(bound.prompt, answer)
         self._turn.reserve(spent.reserving(bound.prompt + answer, money.quantize(_CENT_FRACTION, ROUND_UP)))
+        reach(FaultPoint.BUDGET_RESERVED, self._turn.task.task_id)
         return answer
 
     def settle(self, tokens: int, money: Decimal | None) -> None:

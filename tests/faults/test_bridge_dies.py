@@ -1,15 +1,18 @@
-"""Bridges that die by kill -9 around a commit, the offsets, a doorbell, and around publishing."""
+"""Bridges that die by kill -9 around a commit, the offsets, a doorbell, and around publishing; a rewind that does."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections import defaultdict
 
 from orchestrator.devstack.process import Restart
 from orchestrator.fault_points import FaultPoint
 from tests.support.agents import ScriptedAgent, reply
 from tests.support.faults import Faults
-from tests.support.intake_seen import assert_each_taken_once, unpublished
-from tests.support.processes import wait_for
+from tests.support.intake_seen import accepted, assert_each_taken_once, execute, unpublished
+from tests.support.processes import clean_environment, wait_for
 from tests.support.system import System
 
 INTAKE = (FaultPoint.BRIDGE_DECODED, FaultPoint.BRIDGE_COMMITTED, FaultPoint.BRIDGE_OFFSETS_SENT)
@@ -51,3 +54,28 @@ def test_a_bridge_killed_anywhere_takes_each_record_once_and_publishes_each_upda
             seen.add(update["update_id"])
             told[update["task_id"]].append(update["update_id"])
     assert told == committed, "each change exactly once by its id, in order for each task"
+
+
+def test_a_rewind_killed_before_the_group_knows_is_read_again_all_the_same(system: System, faults: Faults) -> None:
+    system.start("bridge")
+    ids = [f"task-{number}" for number in range(10)]
+    for task_id in ids:
+        system.produce_task(task_id)
+    system.producer.flush()
+    wait_for(lambda: accepted(system.store) == len(ids), what="the tasks are taken in")
+    system.processes.stop_all()
+    for table in ("outbox", "context_versions", "task_contexts", "inbox", "tasks"):
+        execute(system.store, f"DELETE FROM {table} WHERE task_id = ANY(:lost)", lost=ids[:5])
+    died = subprocess.run(
+        [sys.executable, "-m", "bridge", "rewind", "--topic", "tasks", "--to-beginning", "--why", "a restore"],
+        cwd=system.folder,
+        env={**clean_environment(), **system.env, **faults.arm(f"{FaultPoint.REWIND_WRITTEN}:kill")},
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    # Killed, it is a member of the group until its session ends; a bridge waits for that by itself.
+    system.start("bridge")
+    wait_for(lambda: accepted(system.store) == len(ids), 60.0, "what was lost is taken in again")
+    assert_each_taken_once(system.store, ids)

@@ -29,7 +29,8 @@ def answer(world: World, value: Any, ref: str | None = None) -> None:
 
 def test_the_answer_goes_to_the_agent_and_its_work_goes_on(world: World) -> None:
     schema = {"type": "object", "properties": {"iban": {"type": "string", "minLength": 10}}, "required": ["iban"]}
-    world.add_agent("pay", job(asks(schema=schema, who="treasury"), poll("succeeded", {"pay": "P-1"}), retry_after=0))
+    asked_for = asks(schema=schema, who="treasury")
+    world.add_agent("pay", job(asked_for, asked_for, poll("succeeded", {"pay": "P-1"}), retry_after=0))
     world.agent.script("/answers", TAKEN)
     world.submit("pay")
     world.answers = [call("pay")]
@@ -64,7 +65,8 @@ def test_a_person_may_take_longer_than_the_agents_own_time(world: World) -> None
 
 
 def test_an_answer_that_the_agent_does_not_take_is_asked_for_again(world: World) -> None:
-    world.add_agent("pay", job(asks(), asks(), poll("succeeded", {"pay": 1}), retry_after=0))
+    # It is asked each time, before it is told, whether it still asks.
+    world.add_agent("pay", job(asks(), asks(), asks(), poll("succeeded", {"pay": 1}), retry_after=0))
     world.agent.script("/answers", problem(422, "No such account"), TAKEN, idempotent=False)
     world.submit("pay")
     world.answers = [call("pay")]
@@ -80,7 +82,7 @@ def test_an_answer_that_the_agent_does_not_take_is_asked_for_again(world: World)
 
 
 def test_an_answer_whose_way_was_cut_is_sent_again_under_its_key(world: World) -> None:
-    world.add_agent("pay", job(asks(), poll("succeeded", {"pay": 1}), retry_after=0))
+    world.add_agent("pay", job(asks(), poll("succeeded", {"pay": 1}), retry_after=0), idempotent=True)
     world.agent.script("/answers", {**TAKEN, "drop": "after"}, TAKEN)
     world.submit("pay")
     world.answers = [call("pay")]
@@ -91,6 +93,37 @@ def test_an_answer_whose_way_was_cut_is_sent_again_under_its_key(world: World) -
     keys = [one.key for one in world.agent.ledger().posts("/answers")]
     assert len(keys) == 2 and len(set(keys)) == 1
     assert world.agent.ledger().effects[keys[0]] == 1
+
+
+def test_an_answer_whose_way_was_cut_is_not_sent_again_where_the_job_has_it(world: World) -> None:
+    """The agent does not honour keys: it is asked first, and does not ask any more."""
+    world.add_agent("pay", job(asks(), asks(), poll("running"), poll("succeeded", {"pay": 1}), retry_after=0))
+    world.agent.script("/answers", {**TAKEN, "drop": "after"}, TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+    world.run_until_it_moves_on()
+    assert world.data() == {"pay": 1}
+    assert len(world.agent.ledger().posts("/answers")) == 1
+
+
+def test_the_next_question_of_an_agent_is_not_given_the_answer_to_the_last(world: World) -> None:
+    polls = (asks(), asks(), asks("Which day?"), asks("Which day?"), poll("succeeded", {"pay": 1}))
+    world.add_agent("pay", job(*polls, retry_after=0))
+    world.agent.script("/answers", {**TAKEN, "drop": "after"}, TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the account")
+    world.run_until_it_moves_on()
+    (next_one,) = world.store.questions()
+    assert (next_one.question.ref, next_one.question.text) == ("1.0.2", "Which day?")
+    answer(world, "Monday")
+    world.run_until_it_moves_on()
+    assert world.data() == {"pay": 1}
+    told = [(one.body["question"], one.body["answer"]) for one in world.agent.ledger().posts("/answers")]
+    assert told == [(1, "the account"), (2, "Monday")]
 
 
 def test_an_agent_may_ask_at_once_and_give_its_result_for_the_answer(world: World) -> None:
