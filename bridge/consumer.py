@@ -12,19 +12,21 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 from kafka.errors import KafkaError
 
+from bridge.confirmed import Confirmed
 from bridge.group import GroupListener, given_up_meanwhile, place_name
 from bridge.hold import Hold
 from bridge.intake import BatchIntake
-from bridge.position import GroupOffset, mark, where_to_begin
+from bridge.position import GroupOffset, is_ours, mark
 from orchestrator.domain.message import Record
-from orchestrator.errors import ConfigurationError, KafkaUnavailable, StoreUnavailable
-from orchestrator.flow.ports import Intake, IntakeStore
+from orchestrator.errors import ConfigurationError, KafkaUnavailable, OffsetsForgotten, StoreUnavailable
+from orchestrator.flow.ports import Intake
+from orchestrator.flow.restores import BridgeStore
 from orchestrator.kafka.connection import as_our_error, open_consumer
 from orchestrator.kafka.topics import ensure_topics
 from orchestrator.settings import Settings
@@ -44,6 +46,9 @@ LONG_SESSION = 30.0
 
 KAFKA_TIMEOUT_MS = 5_000
 
+MARK_EVERY = 5.0
+"""Seconds between two commits of unchanged offsets: beside them Kafka keeps how far PostgreSQL is."""
+
 
 class Consumer:
     """Reads until it is told to stop, whatever Kafka and PostgreSQL do meanwhile.
@@ -57,7 +62,7 @@ class Consumer:
         self,
         settings: Settings,
         intake: BatchIntake,
-        offsets: IntakeStore,
+        offsets: BridgeStore,
         backlog: Callable[[], int],
         stop: threading.Event,
     ) -> None:
@@ -113,19 +118,21 @@ class _Session:
     """One connection to Kafka, from joining the group to leaving it."""
 
     def __init__(
-        self, settings: Settings, intake: BatchIntake, offsets: IntakeStore, hold: Hold, progress: _Progress
+        self, settings: Settings, intake: BatchIntake, offsets: BridgeStore, hold: Hold, progress: _Progress
     ) -> None:
         self._settings = settings
         self._intake = intake
-        self._offsets = offsets
         self._hold = hold
         self._progress = progress
         self._consumer: KafkaConsumer = open_consumer(settings)
         self._listener = GroupListener(self._consumer, settings.kafka_session_timeout)
         self._topics = (settings.topic("tasks"), settings.topic("events"))
         self._topic_ids: dict[str, str | None] = {}
+        self._confirmed = Confirmed(offsets)
+        self._marked_at = time.monotonic()
+        self._marks_kept = False
         self._safe: dict[TopicPartition, int] = {}
-        """Next offset of each partition, as PostgreSQL has committed it in this session."""
+        """Next offset of each partition, as PostgreSQL has committed it in this session, or as reading began there."""
         self._assigned_at = time.monotonic()
 
     def run(self, stop: threading.Event) -> None:
@@ -136,6 +143,7 @@ class _Session:
             self._look_after_topics(stop)
             if self._hold.over():
                 self._begin_reading()
+                self._mark()
             records = self._poll()
             if records:
                 self._take(records)
@@ -163,7 +171,10 @@ class _Session:
     def _take(self, records: Sequence[Record]) -> None:
         before = dict(self._safe)
         try:
-            self._progress.count(self._intake.take(records, self._commit))
+            self._progress.count(self._intake.take(records, self._commit, self._confirmed.offsets))
+        except OffsetsForgotten as error:
+            self._read_again(records, before)
+            self._begin_anew({TopicPartition(*place) for place in error.places})
         except StoreUnavailable as error:
             self._read_again(records, before)
             self._pause(str(error))
@@ -174,15 +185,40 @@ class _Session:
         """Tell Kafka what is safe, without waiting: where it fails, records are read again and recognised."""
         for record in records:
             self._safe[TopicPartition(record.topic, record.partition)] = record.offset + 1
+        self._confirmed.took(records)
         places = {TopicPartition(record.topic, record.partition) for record in records}
         committable = {place: where for place, where in self._committable().items() if place in places}
         self._consumer.commit_async(committable, callback=_tell_failed_commit)
 
     def _committable(self) -> dict[TopicPartition, OffsetAndMetadata]:
         return {
-            place: OffsetAndMetadata(offset, mark(self._topic_ids.get(place.topic)), -1)
+            place: OffsetAndMetadata(offset, mark(self._topic_ids.get(place.topic), self._confirmed.seen), -1)
             for place, offset in self._safe.items()
         }
+
+    def _mark(self) -> None:
+        """Have Kafka know how far PostgreSQL is, also while nothing is taken in."""
+        now = time.monotonic()
+        if now - self._marked_at < MARK_EVERY:
+            return
+        self._marked_at = now
+        mine = self._consumer.assignment() - self._listener.unplaced()
+        last = {place: where for place, where in self._committable().items() if place in mine}
+        if last and self._keeps_marks(last):
+            self._consumer.commit_async(last, callback=_tell_failed_commit)
+
+    def _keeps_marks(self, places: Iterable[TopicPartition]) -> bool:
+        """Whether the broker keeps what stands beside an offset. Where not, a commit would only tell that the topic is
+        the one that it was, which nobody knows."""
+        if not self._marks_kept:
+            committed = (self._group_offset(place) for place in places)
+            self._marks_kept = any(is_ours(group) for group in committed)
+        return self._marks_kept
+
+    def _begin_anew(self, places: Collection[TopicPartition]) -> None:
+        """PostgreSQL has forgotten what it knew of these: ask it where to go on."""
+        log.warning("bridge.offsets_forgotten", extra={"partitions": sorted(map(place_name, places))})
+        self._listener.unplace(place for place in places if self._owns(place))
 
     def _read_again(self, records: Sequence[Record], before: Mapping[TopicPartition, int]) -> None:
         first: dict[TopicPartition, int] = {}
@@ -211,6 +247,8 @@ class _Session:
             if self._hold.must_wait_for_backlog():
                 self._pause_all()
                 return
+            if forgotten := self._confirmed.forgotten():
+                self._begin_anew(forgotten)
             self._place(self._listener.unplaced())
         except StoreUnavailable as error:
             self._pause(str(error))
@@ -225,13 +263,13 @@ class _Session:
         mine = [place for place in places if self._owns(place)]
         if not mine:
             return
-        stored = self._offsets.next_offsets([(place.topic, place.partition) for place in mine])
-        for place in mine:
-            self._topic_ids[place.topic] = self._topic_id(place.topic)
-            start = where_to_begin(
-                stored.get((place.topic, place.partition)), self._group_offset(place), self._topic_ids[place.topic]
-            )
+        self._topic_ids |= {place.topic: self._topic_id(place.topic) for place in mine}
+        # Asked for before PostgreSQL is: another bridge may be committing still, there first.
+        groups = {place: self._group_offset(place) for place in mine}
+        for place, start in self._confirmed.starts(groups, self._topic_ids).items():
             self._safe.pop(place, None)
+            if start.offset is not None:
+                self._safe[place] = start.offset
             with given_up_meanwhile():
                 if start.offset is None:
                     self._consumer.seek_to_beginning(place)
@@ -260,6 +298,7 @@ class _Session:
             now = self._topic_id(topic)
             if known and now and now != known:
                 log.warning("bridge.topic_made_anew", extra={"topic": topic})
+                self._confirmed.made_anew(topic)
                 self._listener.unplace(place for place in self._consumer.assignment() if place.topic == topic)
 
     def _topic_id(self, topic: str) -> str | None:
@@ -270,7 +309,9 @@ class _Session:
     def _look_after_topics(self, stop: threading.Event) -> None:
         """A broker that started anew without its topics assigns nothing: make them again."""
         now = time.monotonic()
-        if self._consumer.assignment():
+        assigned = self._consumer.assignment()
+        self._confirmed.given_up(assigned)
+        if assigned:
             self._assigned_at = now
         elif now - self._assigned_at > 5 + self._settings.kafka_session_timeout:
             self._assigned_at = now

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from bridge.dead_letter import BadInARow
 from bridge.decode import Decoder
@@ -27,6 +27,10 @@ Safe = Callable[[Sequence[Record]], None]
 """Called with records that PostgreSQL has committed: now the source may forget them."""
 
 
+Confirmed = Callable[[], Mapping[tuple[str, int], int]]
+"""Gives the next offset of each (topic, partition) as PostgreSQL has confirmed it."""
+
+
 class BatchIntake:
     """Takes batches in."""
 
@@ -35,10 +39,11 @@ class BatchIntake:
         self._accept = accept
         self._bad_in_a_row = bad_in_a_row
 
-    def take(self, records: Sequence[Record], safe: Safe) -> Counter[Intake]:
+    def take(self, records: Sequence[Record], safe: Safe, confirmed: Confirmed = dict) -> Counter[Intake]:
         """Take the records in, in their order; says what became of how many.
 
         Raises:
+            OffsetsForgotten: PostgreSQL knows less than it has ``confirmed``; as with `StoreUnavailable`.
             StoreUnavailable: PostgreSQL is away; what was not given to ``safe`` is to be read again.
             TooManyBadRecords: a flood; what was given to ``safe`` is set aside, what follows was not taken.
         """
@@ -47,7 +52,7 @@ class BatchIntake:
         while waiting:
             size = min(_fitting_bytes(waiting), self._bad_in_a_row.fitting(waiting))
             reach(FaultPoint.BRIDGE_DECODED)
-            batch, accepted = self._commit(waiting[:size])
+            batch, accepted = self._commit(waiting[:size], dict(confirmed()))
             reach(FaultPoint.BRIDGE_COMMITTED)
             waiting = waiting[size:]
             safe([item.record for item in batch])
@@ -58,21 +63,26 @@ class BatchIntake:
             self._bad_in_a_row.note(batch, accepted.taken)
         return outcomes
 
-    def _commit(self, batch: Sequence[Received]) -> tuple[Sequence[Received], Accepted]:
+    def _commit(
+        self, batch: Sequence[Received], confirmed: dict[tuple[str, int], int]
+    ) -> tuple[Sequence[Received], Accepted]:
         try:
-            return batch, self._accept.take_in(batch)
+            return batch, self._accept.take_in(batch, confirmed)
         except (RetryableError, ConfigurationError):
             raise
         except Exception as error:  # noqa: BLE001  # whatever one record does to the store, the others must pass it
             if len(batch) == 1:
-                return self._set_aside(batch[0], error)
+                return self._set_aside(batch[0], error, confirmed)
             log.warning("intake.batch_refused", extra={"records": len(batch), "why": repr(error), "then": "halved"})
         middle = len(batch) // 2
-        first, first_accepted = self._commit(batch[:middle])
-        second, second_accepted = self._commit(batch[middle:])
+        first, first_accepted = self._commit(batch[:middle], confirmed)
+        known = {(item.record.topic, item.record.partition): item.record.offset + 1 for item in first}
+        second, second_accepted = self._commit(batch[middle:], confirmed | known)
         return [*first, *second], _Joined(first_accepted, second_accepted)
 
-    def _set_aside(self, item: Received, error: Exception) -> tuple[Sequence[Received], Accepted]:
+    def _set_aside(
+        self, item: Received, error: Exception, confirmed: dict[tuple[str, int], int]
+    ) -> tuple[Sequence[Received], Accepted]:
         record = item.record
         log.error(
             "intake.record_refused",
@@ -82,7 +92,7 @@ class BatchIntake:
         if isinstance(item.message, Invalid):
             raise error  # not even as a dead letter: the store itself is broken
         bad = [Received(record, reason)]
-        return bad, self._accept.take_in(bad)
+        return bad, self._accept.take_in(bad, confirmed)
 
 
 class _Joined(Accepted):

@@ -14,6 +14,7 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     ├── DevStackError               the embedded servers could not be started or kept
     ├── RetryableError              trying again later may help; carries ``retry_after`` where the other side named it
     │   ├── StoreUnavailable        PostgreSQL cannot be reached or refuses for now
+    │   ├── OffsetsForgotten        PostgreSQL knows less of a partition than it had confirmed: read it again
     │   ├── DispatchFailed          the Celery broker did not take a message (the sweep sends it again)
     │   ├── KafkaUnavailable        the Kafka broker cannot be reached or did not confirm
     │   ├── PlannerUnavailable      the model's provider is away, slow or limits our rate
@@ -125,6 +126,20 @@ class StoreUnavailable(RetryableError):
     """PostgreSQL cannot be reached, is restarting, or timed a statement out."""
 
     code = "store_unavailable"
+
+
+class OffsetsForgotten(RetryableError):
+    """PostgreSQL went back to an older state: it knows less of these partitions than it has confirmed.
+
+    Args:
+        places: (topic, partition) of each.
+    """
+
+    code = "offsets_forgotten"
+
+    def __init__(self, message: str, *, places: frozenset[tuple[str, int]]) -> None:
+        super().__init__(message, hint="They are read again from where it knows them.")
+        self.places = places
 
 
 class DispatchFailed(RetryableError):

@@ -87,6 +87,8 @@ class FaultPoint(StrEnum):
     """A person's retry, rerun or settlement is written; the doorbell has not rung."""
     REWIND_WRITTEN = "rewind.written"
     """Offsets to be read again from are in PostgreSQL; the group has its own still."""
+    RESTORE_MARKED = "restore.marked"
+    """PostgreSQL was found to be older than it was; every task is marked as doubted, and that is not committed."""
     DEAD_LETTER_PRODUCED = "dead_letter.produced"
     """A dead letter's record is in its topic again; that is not noted."""
 

@@ -56,7 +56,8 @@ def build_store(settings: Settings, application: str = "orchestrator") -> Postgr
         statement_timeout=settings.statement_timeout,
         application=application,
     )
-    return PostgresStore(engine, stall=settings.stall_for, turns=settings.turn_rules)
+    complete = settings.replicas_complete
+    return PostgresStore(engine, stall=settings.stall_for, turns=settings.turn_rules, replicas_complete=complete)
 
 
 @contextmanager
@@ -296,10 +297,12 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
     from orchestrator.worker.drain import Drain
     from orchestrator.worker.identity import has_died, own_name, place
     from orchestrator.worker.leases import Heartbeat
+    from orchestrator.worker.memory import recall
     from orchestrator.worker.straight_on import StraightOn
 
     store = build_store(settings, "orchestrator-worker")
     dispatcher = build_dispatcher(settings)
+    recall(store, dispatcher)
 
     def wake(waiters: Sequence[Dispatch]) -> None:
         dispatcher.dispatch(store.wake(waiters))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from orchestrator.cli import parts
-from orchestrator.cli.command import Group, pass_output
+from orchestrator.cli.command import Group, pass_output, who_and_why
 from orchestrator.cli.failures import FAILED
 from orchestrator.cli.output import Output
 
@@ -64,3 +64,21 @@ def prune(out: Output) -> None:
         return
     for kept, count in removed.items():
         out.line(f"{kept.value.replace('_', ' ')}: ", (f"{count} removed", "yellow" if count else "dim"))
+
+
+@db.command(examples=["db restored --why 'yesterday, from a snapshot of its volume'"])
+@who_and_why
+@pass_output
+def restored(out: Output, who: str, why: str) -> None:
+    """Say that the database is older than it was.
+
+    After a restore, before the processes are started again. They notice most restores by themselves; a snapshot of the
+    disk or rows that were loaded anew may look like nothing has happened. Every task that has not ended is doubted: its
+    calls of agents that honour no keys wait for a person (`task resolve`, `task trust`).
+    """
+    with parts.restores() as restores:
+        tasks = restores.restored(who=who, why=why)
+    if out.as_json:
+        out.document({"tasks": tasks})
+    else:
+        out.line(("noted", "yellow"), f": {tasks} tasks are doubted")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore
     from orchestrator.flow.question_port import QuestionStore
     from orchestrator.flow.resolve import Resolver
+    from orchestrator.flow.restores import DoubtStore, Restores
     from orchestrator.flow.retention import Retention
     from orchestrator.flow.sweep import SweepStore
     from orchestrator.flow.trial import Trial
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
     from orchestrator.store.health import DatabaseHealth
 
-    class Store(ReadStore, DeadLetterStore, Protocol):
-        """What the commands read, and the dead letters."""
+    class Store(ReadStore, DeadLetterStore, DoubtStore, Protocol):
+        """What the commands read, the dead letters, and what is doubted."""
 
 
 def settings() -> Settings:
@@ -128,6 +129,16 @@ def resolver() -> Iterator[Resolver]:
         yield wiring.build_resolver(settings(), found)
     finally:
         found.close()
+
+
+@contextmanager
+def restores() -> Iterator[Restores]:
+    """A person's word on what a restored PostgreSQL has forgotten."""
+    from orchestrator import wiring
+    from orchestrator.flow.restores import Restores
+
+    with wiring.closing_store(settings()) as found:
+        yield Restores(found, wiring.build_dispatcher(settings()))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ def task_json(task: Task) -> dict[str, Any]:
         "not_before": task.not_before,
         "budget": dict(task.budget),
         "lost_leases": task.lost_leases,
+        "doubted_at": task.doubted_at,
         "versions": dict(task.versions),
         "created_at": task.created_at,
         "updated_at": task.updated_at,

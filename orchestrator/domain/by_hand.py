@@ -23,6 +23,7 @@ class TaskFilter:
     agent: str | None = None
     """Called in the task's present step."""
     paused: bool | None = None
+    doubted: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

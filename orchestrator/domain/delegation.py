@@ -79,6 +79,8 @@ class Delegation:
     """What an agent that replies by an event shows that the reply is its own by."""
     told: Mapping[str, Any] | None = None
     """The reply that came as an event and that nobody has taken up yet, or ever did."""
+    cleared_at: datetime | None = None
+    """When a look-up or a person said that it had never reached its agent."""
 
     @property
     def told_by(self) -> tuple[Literal["agent", "person"], str]:

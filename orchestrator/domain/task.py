@@ -132,6 +132,8 @@ class Task:
     after it, with how many calls could not be undone (``left``): then only a restart is possible."""
     steps_before: int = 0
     """Steps that a restart or rerun left behind; they do not count against the step limit."""
+    doubted_at: datetime | None = None
+    """When PostgreSQL was found to be older than it was: what the task did before may be forgotten."""
 
     @property
     def urgency(self) -> int:

@@ -7,7 +7,7 @@ each task is a row with a due time, and the sweep rings what is overdue.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from orchestrator.domain.turns import Window
@@ -35,14 +35,20 @@ class Accept:
         self.window = window
         self.stall = stall
 
-    def take_in(self, batch: Sequence[Received]) -> Accepted:
+    def take_in(self, batch: Sequence[Received], confirmed: Mapping[tuple[str, int], int] | None = None) -> Accepted:
         """Commit the batch. What it returns is to be rung once the source knows that the batch is safe.
+
+        Args:
+            batch: its records, decoded.
+            confirmed: the next offset of each (topic, partition) as PostgreSQL has confirmed it before.
 
         Raises:
             StoreUnavailable: nothing of the batch was written.
+            OffsetsForgotten: PostgreSQL knows less than it has confirmed; nothing of the batch was written.
         """
         window = self._room()
-        taken = self.store.accept(batch, due_in=AT_ONCE if window is None else self.stall, window=window)
+        due_in = AT_ONCE if window is None else self.stall
+        taken = self.store.accept(batch, due_in=due_in, window=window, confirmed=confirmed)
         return Accepted(taken, None if window is None else self.dispatcher)
 
     def _room(self) -> Window | None:

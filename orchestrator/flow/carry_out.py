@@ -23,8 +23,10 @@ from orchestrator.flow.asking_back import (
 )
 from orchestrator.flow.delegate import (
     Exchange,
+    as_doubted,
     exchange_with,
     found_unsendable,
+    is_doubted,
     judge,
     new_delegations,
     next_exchange,
@@ -49,7 +51,8 @@ def begin_calls(turn: Turn, decision: Decision, agents: Agents, client: AgentCli
         return begin_fan_out(turn, decision, agents)
     rows = new_delegations(turn.task, turn.lease.step, decision, agents)
     first = None if turn.stopping() else agents.get(decision.calls[0].agent)
-    starts = (started(0, first, now()),) if first and gate.opens(first) else ()
+    may_be_sent = first is not None and not is_doubted(first, None, turn.task.doubted_at)
+    starts = (started(0, first, now()),) if first and may_be_sent and gate.opens(first) else ()
     committed = turn.write(StepCommit(GoOn(), decision=decision, delegations=rows, starts=starts))
     return carry_out(turn, agents, client, gate, ours=0 if starts else None, committed=committed)
 
@@ -74,6 +77,7 @@ def carry_out(
     """
     if (wait := wait_for_approvals(turn)) is not None:
         return turn.end(StepCommit(wait))
+    doubted_at = turn.task.doubted_at
     while True:
         if committed is not None and committed.cancel_requested:
             return _take_back(turn, ours)
@@ -94,7 +98,7 @@ def carry_out(
         elif question is not None:
             verdict = send_answer(turn, client, agent, delegation, question)
         else:
-            exchange = Exchange.SEND if delegation.index == ours else next_exchange(agent, delegation)
+            exchange = Exchange.SEND if delegation.index == ours else next_exchange(agent, delegation, doubted_at)
             if exchange is Exchange.SEND and delegation.index != ours:
                 if turn.stopping():
                     return turn.hand_back()
@@ -104,8 +108,10 @@ def carry_out(
                     continue
                 verdict = not_now(agent, delegation, gate, now())
             elif exchange is Exchange.PARK:
-                verdict = found_unsendable(delegation)
+                verdict = found_unsendable(delegation, doubted_at)
             else:
+                if exchange is Exchange.LOOK_UP:
+                    delegation = as_doubted(agent, delegation, doubted_at)
                 outcome = exchange_with(client, exchange, agent, delegation)
                 gate.passed(outcome)
                 verdict = judge(agent, delegation, exchange, outcome, now())

@@ -29,6 +29,7 @@ from orchestrator.domain.delegation import (
 from orchestrator.domain.journal import Claim, GoOn, Lease, Settlement
 from orchestrator.domain.limits import NotNow
 from orchestrator.domain.pointer import PointerError
+from orchestrator.domain.restore import RESTORED
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.domain.undo import (
     NOT_KNOWN,
@@ -45,7 +46,17 @@ from orchestrator.domain.undo import (
 )
 from orchestrator.errors import LeaseLost
 from orchestrator.fault_points import FaultPoint, reach
-from orchestrator.flow.delegate import Exchange, found_unsendable, judge, next_exchange, request_of, started
+from orchestrator.flow.delegate import (
+    Exchange,
+    as_doubted,
+    forgotten,
+    found_unsendable,
+    is_doubted,
+    judge,
+    next_exchange,
+    request_of,
+    started,
+)
 from orchestrator.flow.limits import Gate
 from orchestrator.flow.ports import AgentClient, Agents
 from orchestrator.flow.turn import StepLimits, StepResult, now, patiently
@@ -142,6 +153,8 @@ class Undo:
             # Its agent's word settles it and wakes us; asked meanwhile it might begin anew.
             return Rest(WaitsFor.AGENT, now() + _CANCELED_WITHIN, f"{agent.name} is told to cancel its call", True)
         exchange = settling_exchange(agent, delegation, now())
+        if exchange is Exchange.LOOK_UP:
+            delegation = as_doubted(agent, delegation, self.task.doubted_at)
         if isinstance(exchange, Rest):
             return exchange
         if exchange is Exchange.PARK:
@@ -189,9 +202,17 @@ class Undo:
     def _try(self, item: Undoing, undo: AgentSpec, arguments: dict[str, Any]) -> Rest | None:
         key = item.delegation.key
         known = item.compensation
+        doubted_at = self.task.doubted_at
         exchange = Exchange.SEND
         if known is not None and (known.attempts > 0 or known.state is DelegationState.UNKNOWN):
-            exchange = next_exchange(undo, known)
+            exchange = next_exchange(undo, known, doubted_at)
+        elif doubted_at is not None and is_doubted(undo, known, doubted_at):
+            if not undo.lookup:
+                return self._leave(item, RESTORED, forgotten(doubted_at))
+            # As if a worker that died had sent it: it is looked up under its key.
+            begun = Begun(key, arguments, started(item.delegation.index, undo, now()).deadline_at)
+            self._write(UndoCommit(GoOn(), begun=begun))
+            known, exchange = self.items[key].compensation, Exchange.LOOK_UP
         if exchange is Exchange.SEND:
             if not self.gate.opens(undo):
                 refused = self.gate.refused_reply
@@ -203,8 +224,10 @@ class Undo:
         if known is None:
             raise AssertionError(f"the intent of undoing {key} was not written")
         if exchange is Exchange.PARK:
-            verdict = found_unsendable(known)
+            verdict = found_unsendable(known, doubted_at)
         else:
+            if exchange is Exchange.LOOK_UP:
+                known = as_doubted(undo, known, doubted_at)
             outcome = self._exchange(exchange, undo, known, undoes=key)
             reach(FaultPoint.UNDO_ANSWERED, self.task.task_id)
             verdict = judge(undo, known, exchange, outcome, now())

@@ -32,6 +32,7 @@ from orchestrator.domain.delegation import (
 from orchestrator.domain.ids import idempotency_key
 from orchestrator.domain.journal import Fail, NewDelegation, Settlement, Start, Wait
 from orchestrator.domain.pointer import PointerError, resolve
+from orchestrator.domain.restore import RESTORED
 from orchestrator.domain.task import Task, WaitsFor
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import AgentClient, AgentRequest, Agents
@@ -53,20 +54,43 @@ class Exchange(Enum):
     """Nobody can tell whether it acted but a person."""
 
 
-def next_exchange(agent: AgentSpec, delegation: Delegation) -> Exchange:
+def next_exchange(agent: AgentSpec, delegation: Delegation, doubted_at: datetime | None = None) -> Exchange:
     """How to go on with a delegation found in the journal.
 
-    One in flight without an address to poll was sent by a worker that is gone (or paused): its outcome is unknown.
+    One in flight without an address to poll was sent by a worker that is gone (or paused): its outcome is unknown. So
+    is that of one that the journal knows as never sent, where its task is doubted (`is_doubted`).
     """
     if delegation.told is not None:
         return Exchange.POLL
-    if delegation.state is DelegationState.PENDING:
+    if delegation.state is DelegationState.PENDING and not is_doubted(agent, delegation, doubted_at):
         return Exchange.SEND
     if delegation.state is DelegationState.IN_FLIGHT and delegation.remote_url:
         return Exchange.POLL
     if agent.may_repeat:
         return Exchange.SEND
     return Exchange.LOOK_UP if agent.lookup else Exchange.PARK
+
+
+def is_doubted(agent: AgentSpec, delegation: Delegation | None, doubted_at: datetime | None) -> bool:
+    """Whether a call may have been made in what a restored PostgreSQL has forgotten, and must not be made twice.
+
+    Args:
+        agent: which is called.
+        delegation: the call; None: one of which there is no row yet.
+        doubted_at: when its task fell into doubt (`Task.doubted_at`).
+    """
+    if doubted_at is None or agent.may_repeat:
+        return False
+    cleared_at = None if delegation is None else delegation.cleared_at
+    return cleared_at is None or cleared_at < doubted_at
+
+
+def as_doubted(agent: AgentSpec, delegation: Delegation, doubted_at: datetime | None) -> Delegation:
+    """The delegation as its look-up is to be judged: what was forgotten may have been sent until the doubt began."""
+    if doubted_at is None or not is_doubted(agent, delegation, doubted_at):
+        return delegation
+    latest = doubted_at + timedelta(seconds=agent.timeout.total)
+    return replace(delegation, deadline_at=max(delegation.deadline_at or latest, latest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +156,22 @@ def started(index: int, agent: AgentSpec, now: datetime) -> Start:
     return Start(index, now + timedelta(seconds=agent.timeout.total))
 
 
-def found_unsendable(delegation: Delegation) -> Verdict:
+def found_unsendable(delegation: Delegation, doubted_at: datetime | None = None) -> Verdict:
     """The verdict for `Exchange.PARK`: a person must say what became of it."""
+    if doubted_at is not None and delegation.state is DelegationState.PENDING:
+        return _park(delegation, RESTORED, forgotten(doubted_at))
     code = delegation.error_code or "interrupted"
     detail = delegation.error or "the worker that sent it is gone and no reply was recorded"
     return _park(delegation, code, detail)
+
+
+def forgotten(doubted_at: datetime) -> str:
+    """Why a call is not made that the journal knows as never made."""
+    at = doubted_at.isoformat(timespec="seconds")
+    return (
+        f"PostgreSQL was restored to an older state at {at}: this agent may have been called already in what was "
+        "forgotten"
+    )
 
 
 def agent_unknown(delegation: Delegation) -> Verdict:
@@ -264,7 +299,7 @@ def _still_running(
     # Without an address to poll (a look-up's 202) it stays as it is, and the look-up is repeated.
     state = DelegationState.IN_FLIGHT if remote_url else DelegationState.UNKNOWN
     return Verdict(
-        Settlement(delegation.index, state, remote_url=remote_url),
+        Settlement(delegation.index, state, remote_url=remote_url, deadline_at=delegation.deadline_at),
         Wait(WaitsFor.AGENT, due_at, {"agent": agent.name, "delegation": delegation.ref}),
     )
 
@@ -325,7 +360,13 @@ def _ask_later(
     agent: AgentSpec, delegation: Delegation, due_at: datetime, detail: str, code: str = "outcome_unknown"
 ) -> Verdict:
     return Verdict(
-        Settlement(delegation.index, DelegationState.UNKNOWN, error_code=code, error=detail),
+        Settlement(
+            delegation.index,
+            DelegationState.UNKNOWN,
+            error_code=code,
+            error=detail,
+            deadline_at=delegation.deadline_at,
+        ),
         Wait(
             WaitsFor.AGENT,
             due_at,

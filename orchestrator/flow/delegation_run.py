@@ -25,10 +25,12 @@ from orchestrator.domain.journal import (
     Settlement,
     Start,
 )
+from orchestrator.domain.task import Task
 from orchestrator.flow.delegate import (
     Exchange,
     Verdict,
     agent_unknown,
+    as_doubted,
     exchange_with,
     found_unsendable,
     judge,
@@ -48,15 +50,15 @@ class DelegationStore(Protocol):
     """One delegation of a parallel step. Writes are fenced by the delegation's own epoch."""
 
     def claim_delegation(
-        self, lease_for: timedelta, place: Dispatch, owner: str, begin: Callable[[Delegation], Start | None]
+        self, lease_for: timedelta, place: Dispatch, owner: str, begin: Callable[[Task, Delegation], Start | None]
     ) -> DelegationClaim | NotClaimed:
         """Take the lease of a delegation (epoch + 1), in one transaction with the mark that it is sent.
 
-        ``begin`` is asked inside, given the row as it was found: a `Start` marks it ``in_flight`` and counts the
-        attempt. Refused where the task is ended, paused, past its deadline or at another step, the delegation has
-        ended, is held back, held by another, or not due. ``owner`` names this claim alone: asked once more with it,
-        the claim is given again (``started`` left open), since its commit may have come through and only the word of it
-        was lost.
+        ``begin`` is asked inside, given task and delegation as they were found: a `Start` marks it ``in_flight`` and
+        counts the attempt. Refused where the task is ended, paused, past its deadline or at another step, the
+        delegation has ended, is held back, held by another, or not due. ``owner`` names this claim alone: asked once
+        more with it, the claim is given again (``started`` left open), since its commit may have come through and only
+        the word of it was lost.
         """
 
     def settle_delegation(
@@ -133,8 +135,8 @@ class DelegationRunner:
         owner = f"{self.owner}:{secrets.token_hex(4)}"
         begun: list[Start | None] = []
 
-        def begin(found: Delegation) -> Start | None:
-            begun.append(self._begin(found, gate))
+        def begin(task: Task, found: Delegation) -> Start | None:
+            begun.append(self._begin(task, found, gate))
             return begun[-1]
 
         claim = patiently(
@@ -147,7 +149,7 @@ class DelegationRunner:
         deadlines = [start.deadline_at for start in begun if start is not None]
         return replace(claim, started=claim.delegation.deadline_at in deadlines)
 
-    def _begin(self, found: Delegation, gate: Gate) -> Start | None:
+    def _begin(self, task: Task, found: Delegation, gate: Gate) -> Start | None:
         """The mark to send it, where that is what comes next and the agent may be called now.
 
         Asked inside the claim's transaction, maybe more than once. The gate answers within a moment, whatever Redis
@@ -156,12 +158,12 @@ class DelegationRunner:
         agent = self.agents.get(found.agent)
         if agent is None or found.lost_leases >= self.limits.max_lost_leases:
             return None
-        if next_exchange(agent, found) is not Exchange.SEND or not gate.opens(agent):
+        if next_exchange(agent, found, task.doubted_at) is not Exchange.SEND or not gate.opens(agent):
             return None
         return started(found.index, agent, now())
 
     def _carry_out(self, claim: DelegationClaim, gate: Gate) -> Verdict:
-        delegation = claim.delegation
+        delegation, doubted_at = claim.delegation, claim.task.doubted_at
         agent = self.agents.get(delegation.agent)
         if agent is None:
             return agent_unknown(delegation)
@@ -169,9 +171,11 @@ class DelegationRunner:
             return set_aside(agent, delegation)
         if gate.refused is not None:
             return not_now(agent, delegation, gate, now())
-        exchange = Exchange.SEND if claim.started else next_exchange(agent, delegation)
+        exchange = Exchange.SEND if claim.started else next_exchange(agent, delegation, doubted_at)
         if exchange is Exchange.PARK:
-            return found_unsendable(delegation)
+            return found_unsendable(delegation, doubted_at)
+        if exchange is Exchange.LOOK_UP:
+            delegation = as_doubted(agent, delegation, doubted_at)
         outcome = exchange_with(self.client, exchange, agent, delegation)
         gate.passed(outcome)
         return judge(agent, delegation, exchange, outcome, now())

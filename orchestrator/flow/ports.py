@@ -156,7 +156,14 @@ class Taken:
 class IntakeStore(Protocol):
     """Accepting records."""
 
-    def accept(self, batch: Sequence[Received], *, due_in: timedelta, window: Window | None = None) -> Sequence[Taken]:
+    def accept(
+        self,
+        batch: Sequence[Received],
+        *,
+        due_in: timedelta,
+        window: Window | None = None,
+        confirmed: Mapping[tuple[str, int], int] | None = None,
+    ) -> Sequence[Taken]:
         """Take a batch in, in one transaction: inbox, tasks, contexts, outbox, dead letters and Kafka offsets.
 
         New tasks and woken ones whose doorbell the caller is to ring after the commit have it in their result, and are
@@ -164,6 +171,12 @@ class IntakeStore(Protocol):
         cap has no room are due at once: the sweep rings them in their turn. So are all with a ``due_in`` of zero.
         ``event_data`` of a task becomes context version 1, merged
         with any events that came before it.
+
+        ``confirmed``: the next offset of each (topic, partition) as this store confirmed it to the caller before.
+        Records that were taken in before, by what `RestoreStore.records_forgotten` was told, make doubted tasks.
+
+        Raises:
+            OffsetsForgotten: it knows less of a partition of the batch than it has confirmed; nothing was written.
         """
 
     def next_offsets(self, partitions: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:

@@ -49,13 +49,18 @@ _TRY_NOW = text("""
 """)
 _LATER = text("SELECT changes FROM context_versions WHERE task_id = :task_id AND version > :version ORDER BY version")
 SUPERSEDE = text("UPDATE steps SET superseded = true WHERE task_id = :task_id AND step_number >= :step")
-_RESTART = text("""
-    UPDATE tasks SET state = 'processing', waits_for = NULL, wait = '{}', next_step = :next_step, epoch = epoch + 1,
+# What had ended when PostgreSQL was restored may have been gone on with in what is forgotten.
+_DOUBTED_SINCE = """doubted_at = CASE WHEN ended_at IS NULL THEN doubted_at ELSE greatest(doubted_at, (
+            SELECT max(noticed_at) FROM restores
+            WHERE noticed_at > greatest(tasks.ended_at, tasks.trusted_at))) END"""
+_RESTART = text(f"""
+    UPDATE tasks SET state = 'processing', waits_for = NULL, wait = '{{}}', next_step = :next_step, epoch = epoch + 1,
         lease_owner = NULL, lease_until = NULL, lost_leases = 0, rings = 0, woken = false, cancel_requested = false,
         reason_code = NULL, reason = NULL, ended_at = NULL, idle_steps = 0, due_at = now() + CAST(:stall AS interval),
-        undo = NULL, steps_before = coalesce(CAST(:steps_before AS integer), steps_before), updated_at = now()
+        undo = NULL, steps_before = coalesce(CAST(:steps_before AS integer), steps_before), updated_at = now(),
+        {_DOUBTED_SINCE}
     WHERE task_id = :task_id
-""")
+""")  # noqa: S608  # a constant of ours
 _RAISE = text("UPDATE tasks SET budget_raised = CAST(:raised AS jsonb) WHERE task_id = :task_id")
 _MAKE_DUE = text("""
     UPDATE tasks SET woken = true, due_at = now() + CAST(:stall AS interval), rings = 0, updated_at = now()
@@ -71,14 +76,14 @@ _CANCEL_LATER = text("""
     UPDATE tasks SET cancel_requested = true, undo = coalesce(CAST(:undo AS jsonb), undo), updated_at = now()
     WHERE task_id = :task_id
 """)
-_UNDO = text("""
-    UPDATE tasks SET state = 'compensating', undo = CAST(:undo AS jsonb), waits_for = NULL, wait = '{}', woken = true,
+_UNDO = text(f"""
+    UPDATE tasks SET state = 'compensating', undo = CAST(:undo AS jsonb), waits_for = NULL, wait = '{{}}', woken = true,
         due_at = now() + CAST(:stall AS interval), rings = 0, lost_leases = 0, cancel_requested = false,
         epoch = epoch + 1, lease_owner = NULL, lease_until = NULL, ended_at = NULL, reason_code = :reason_code,
-        reason = :reason, updated_at = now()
+        reason = :reason, updated_at = now(), {_DOUBTED_SINCE}
     WHERE task_id = :task_id
     RETURNING *
-""")
+""")  # noqa: S608  # the same
 _STATE = text("""
     UPDATE task_contexts SET context = jsonb_set(context, '{current_state}', to_jsonb(CAST(:state AS text))),
         updated_at = now()

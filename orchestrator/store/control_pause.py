@@ -43,6 +43,7 @@ _FIND = text("""
       AND (CAST(:since AS interval) IS NULL OR t.updated_at >= now() - CAST(:since AS interval))
       AND (CAST(:tenant AS text) IS NULL OR t.tenant = :tenant)
       AND (CAST(:paused AS boolean) IS NULL OR t.paused = :paused)
+      AND (CAST(:doubted AS boolean) IS NULL OR (t.doubted_at IS NOT NULL) = :doubted)
       AND (CAST(:agent AS text) IS NULL OR EXISTS (
             SELECT FROM delegations d
             WHERE d.task_id = t.task_id AND d.step_number = t.next_step AND d.agent = :agent))
@@ -103,6 +104,7 @@ class PauseControlPart(UndoControlPart):
             "since": wanted.since,
             "tenant": wanted.tenant,
             "paused": wanted.paused,
+            "doubted": wanted.doubted,
             "agent": wanted.agent,
             "limit": limit,
         }

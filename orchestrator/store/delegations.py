@@ -95,7 +95,10 @@ _SETTLE = text("""
         lease_owner = NULL, lease_until = NULL, lost_leases = 0,
         finished_at = CASE WHEN :state IN ('succeeded', 'failed') THEN now() END,
         may_have_acted = (may_have_acted OR :may_have_acted OR :state = 'unknown')
-            AND CAST(:error_code AS text) IS DISTINCT FROM 'agent_never_received'
+            AND CAST(:error_code AS text) IS DISTINCT FROM 'agent_never_received',
+        deadline_at = coalesce(CAST(:deadline_at AS timestamptz), deadline_at),
+        cleared_at = CASE WHEN :state = 'pending' AND CAST(:error_code AS text) = 'agent_never_received' THEN now()
+            ELSE cleared_at END
     WHERE task_id = :task_id AND step_number = :step AND index = :index AND attempts = :attempt
       AND state IN ('pending', 'in_flight', 'unknown')
       AND ((epoch = :epoch AND lease_owner = :owner) OR (:state IN ('succeeded', 'failed') AND state <> 'pending'))
@@ -152,7 +155,7 @@ class DelegationPart(Transactions):
     stall: timedelta
 
     def claim_delegation(
-        self, lease_for: timedelta, place: Dispatch, owner: str, begin: Callable[[Delegation], Start | None]
+        self, lease_for: timedelta, place: Dispatch, owner: str, begin: Callable[[Task, Delegation], Start | None]
     ) -> DelegationClaim | NotClaimed:
         """Take the lease of a delegation, and mark it in flight where ``begin`` says that it is to be sent."""
         keys = {"task_id": place.task_id, "step": place.step, "index": place.index}
@@ -185,7 +188,7 @@ class DelegationPart(Transactions):
                 return NotClaimed.NOT_DUE
             # As the claim will have counted it: a lease found run out and never released.
             lost = delegation.lost_leases + (found["lease_until"] is not None)
-            start = begin(replace(delegation, lost_leases=lost))
+            start = begin(task, replace(delegation, lost_leases=lost))
             parameters: dict[str, Any] = {"id": found["id"], "owner": owner, "lease_for": lease_for}
             take, sending = (_TAKE, {}) if start is None else (_TAKE_TO_SEND, {"deadline_at": start.deadline_at})
             row = connection.execute(take, parameters | sending).mappings().one()
@@ -210,6 +213,7 @@ class DelegationPart(Transactions):
             "remote_url": settlement.remote_url,
             "parked": settlement.parked,
             "may_have_acted": settlement.may_have_acted,
+            "deadline_at": settlement.deadline_at,
             "due_at": due_at,
         }
 

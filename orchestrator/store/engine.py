@@ -7,7 +7,7 @@ import select
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import psycopg2
@@ -21,6 +21,8 @@ Result = TypeVar("Result")
 
 DEADLOCK_TRIES = 5
 _SERIALIZATION, _DEADLOCK = "40001", "40P01"
+OTHER_SERVER = "OR001"
+"""SQLSTATE of ``server_guard_1``: behind a pooler another server answers than the one that was looked at."""
 _AWAY_CLASSES = ("08", "53", "57", "58")
 """SQLSTATE classes: connection, insufficient resources, operator intervention (shutdown, time-out), system error."""
 _LOCK_TIMEOUT = "55P03"
@@ -117,8 +119,24 @@ def _unreachable(error: BaseException | None) -> bool:
     return not getattr(error, "pgcode", None) and type(error).__name__ in {"OperationalError", "InterfaceError"}
 
 
+class Watch(Protocol):
+    """Sees to it that the server is the one that it was (`orchestrator.store.server_watch`)."""
+
+    @property
+    def guard(self) -> str | None:
+        """A statement that ends a transaction with `OTHER_SERVER` where it is not; None: none is needed."""
+
+    def refresh(self, connection: psycopg2.extensions.connection) -> None:
+        """Look at the server once in a while, over a connection that is in no transaction."""
+
+    def look(self, connection: psycopg2.extensions.connection) -> None:
+        """Look at it now."""
+
+
 class Transactions:
     """Runs functions in short transactions; base of every part of the store."""
+
+    watch: Watch | None = None
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -143,6 +161,7 @@ class Transactions:
                     return result
             except DBAPIError as error:
                 _may_be_tried_again(error, error.orig, attempt)
+                self._look_where_other(error.orig)
         raise AssertionError("unreachable")
 
     def call(self, statement: str, parameters: Mapping[str, Any], *, durable: bool = True) -> dict[str, Any]:
@@ -156,23 +175,39 @@ class Transactions:
         """
         local = self.engine.get_execution_options()[_LOCAL]
         # Several statements in one message are one transaction.
-        message = f"{local}; {'' if durable else 'SET LOCAL synchronous_commit = off; '}{statement}"
+        rest = f"{'' if durable else 'SET LOCAL synchronous_commit = off; '}{statement}"
         for attempt in range(1, DEADLOCK_TRIES + 1):
             try:
                 with _named_errors(), self._raw() as connection, connection.cursor() as cursor:
-                    cursor.execute(message, parameters)
+                    guard = self.watch.guard if self.watch is not None else None
+                    cursor.execute(f"{local}; {rest}" if guard is None else f"{local}; {guard}; {rest}", parameters)
                     columns = [column.name for column in cursor.description or ()]
                     return dict(zip(columns, cursor.fetchone() or (), strict=True))
             except psycopg2.Error as error:
                 _may_be_tried_again(error, error, attempt)
+                self._look_where_other(error)
         raise AssertionError("unreachable")
 
+    def _look_where_other(self, error: BaseException | None) -> None:
+        """Look at the server that is another than before, before it is used."""
+        if self.watch is not None and getattr(error, "pgcode", None) == OTHER_SERVER:
+            with self.raw() as connection:
+                self.watch.look(connection)
+
     @contextmanager
-    def _raw(self) -> Iterator[psycopg2.extensions.connection]:
-        """A connection of the pool, beginning no transaction by itself."""
+    def raw(self) -> Iterator[psycopg2.extensions.connection]:
+        """A connection in no transaction, for who looks at the server. Raises `StoreUnavailable`."""
+        with _named_errors(), self._raw(looked=True) as connection:
+            yield connection
+
+    @contextmanager
+    def _raw(self, *, looked: bool = False) -> Iterator[psycopg2.extensions.connection]:
+        """A connection of the pool, beginning no transaction by itself; ``looked``: who asks looks at the server."""
         pooled = self._alive()
         connection: psycopg2.extensions.connection = pooled.driver_connection  # type: ignore[assignment]  # what it is
         try:
+            if self.watch is not None and not looked:
+                self.watch.refresh(connection)
             connection.autocommit = True
             yield connection
             connection.autocommit = False
@@ -212,11 +247,24 @@ class Transactions:
         it was idle, without a ping of its own. Then nothing was done yet, and the pool has dropped all of that age.
         """
         try:
-            return _begin(self.engine)
+            return self._begin()
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-        return _begin(self.engine)
+        return self._begin()
+
+    def _begin(self) -> Connection:
+        connection = self.engine.connect()
+        try:
+            if self.watch is not None:
+                self.watch.refresh(connection.connection.driver_connection)  # type: ignore[arg-type]  # what it is
+            connection.begin()
+            if self.watch is not None and (guard := self.watch.guard) is not None:
+                connection.exec_driver_sql(guard)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 def _has_news(descriptor: int) -> bool:
@@ -227,20 +275,10 @@ def _has_news(descriptor: int) -> bool:
 
 def _may_be_tried_again(error: Exception, cause: BaseException | None, attempt: int) -> None:
     """Raise, unless it is a deadlock and not one too many."""
-    if getattr(cause, "pgcode", None) not in {_SERIALIZATION, _DEADLOCK}:
+    if getattr(cause, "pgcode", None) not in {_SERIALIZATION, _DEADLOCK, OTHER_SERVER}:
         raise error
     if attempt == DEADLOCK_TRIES:
         raise StoreUnavailable(f"PostgreSQL: {DEADLOCK_TRIES} deadlocks in a row", hint=_HINT) from error
-
-
-def _begin(engine: Engine) -> Connection:
-    connection = engine.connect()
-    try:
-        connection.begin()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def jsonb(value: Any) -> str:

@@ -112,7 +112,9 @@ _SETTLE = text("""
         deadline_at = coalesce(r.deadline_at, delegations.deadline_at),
         finished_at = CASE WHEN r.state IN ('succeeded', 'failed') THEN now() END,
         may_have_acted = (delegations.may_have_acted OR r.may_have_acted OR r.state = 'unknown')
-            AND r.error_code IS DISTINCT FROM 'agent_never_received'
+            AND r.error_code IS DISTINCT FROM 'agent_never_received',
+        cleared_at = CASE WHEN r.state = 'pending' AND r.error_code = 'agent_never_received' THEN now()
+            ELSE delegations.cleared_at END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb))
         AS r(index int, state text, reply jsonb, error_code text, error text, remote_url text, parked boolean,
              may_have_acted boolean, deadline_at timestamptz)

@@ -22,6 +22,7 @@ from orchestrator.flow.ports import Intake, Invalid, Received, Taken
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.intake_answers import take_answer
 from orchestrator.store.intake_batch import Item, bytes_of, task_id_of
+from orchestrator.store.intake_forgotten import doubt_read_before, refuse_forgotten
 from orchestrator.store.intake_replies import take_reply
 from orchestrator.store.intake_tasks import take_tasks
 from orchestrator.store.turns import WAKE, Admission
@@ -64,12 +65,23 @@ _INSERT_DEAD_LETTERS = text("""
     INSERT INTO outbox (kind, task_id, dead_letter_id) SELECT 'dead_letter', task_id, id FROM letters
 """)
 
+# A bridge that was cut off and writes late does not set back what another has written since: what is there is then more
+# than what was confirmed to it.
+_SET_OFFSETS = text("""
+    UPDATE offsets SET updated_at = now(), by_hand = false,
+        next_offset = CASE WHEN offsets.next_offset > r.confirmed THEN greatest(offsets.next_offset, r.next_offset)
+            ELSE r.next_offset END
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(topic text, partition int, next_offset bigint, confirmed bigint)
+    WHERE offsets.topic = r.topic AND offsets.partition = r.partition
+""")
+
 _UPSERT_OFFSETS = text("""
     INSERT INTO offsets (topic, partition, next_offset)
     SELECT r.topic, r.partition, r.next_offset
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(topic text, partition int, next_offset bigint)
     ORDER BY 1, 2
-    ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, updated_at = now()
+    ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, updated_at = now(),
+        by_hand = false
 """)
 
 
@@ -78,27 +90,49 @@ class IntakePart(Transactions):
 
     turns: TurnRules
 
-    def accept(self, batch: Sequence[Received], *, due_in: timedelta, window: Window | None = None) -> Sequence[Taken]:
+    def accept(
+        self,
+        batch: Sequence[Received],
+        *,
+        due_in: timedelta,
+        window: Window | None = None,
+        confirmed: Mapping[tuple[str, int], int] | None = None,
+    ) -> Sequence[Taken]:
         """Take a batch in, in one transaction."""
         if not batch:
             return []
 
         def work(connection: Connection) -> list[Taken]:
-            return _accept(
-                connection, batch, Admission(connection, self.turns, window.copy() if window else None, due_in)
-            )
+            read_before = refuse_forgotten(connection, [received.record for received in batch], confirmed or {})
+            admission = Admission(connection, self.turns, window.copy() if window else None, due_in)
+            taken = _accept(connection, batch, admission, confirmed or {})
+            doubt_read_before(connection, batch, taken, read_before)
+            return taken
 
         try:
             return self.transact(work)
         except DataError:
             # One record among them cannot be stored (PostgreSQL's jsonb is stricter than JSON): find it, set it aside.
             if len(batch) > 1:
-                return [taken for received in batch for taken in self.accept([received], due_in=due_in, window=window)]
+                return self._one_by_one(batch, due_in, window, dict(confirmed or {}))
             (received,) = batch
             if isinstance(received.message, Invalid):
                 raise
             invalid = Invalid("not_storable", "PostgreSQL cannot store a value in it as JSON")
-            return self.accept([replace(received, message=invalid)], due_in=due_in, window=window)
+            return self.accept([replace(received, message=invalid)], due_in=due_in, window=window, confirmed=confirmed)
+
+    def _one_by_one(
+        self,
+        batch: Sequence[Received],
+        due_in: timedelta,
+        window: Window | None,
+        confirmed: dict[tuple[str, int], int],
+    ) -> Sequence[Taken]:
+        found: list[Taken] = []
+        for received in batch:
+            found += self.accept([received], due_in=due_in, window=window, confirmed=confirmed)
+            confirmed[received.record.topic, received.record.partition] = received.record.offset + 1
+        return found
 
     def next_offsets(self, partitions: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """The next offset to read of each (topic, partition) that was ever accepted from."""
@@ -114,7 +148,9 @@ class IntakePart(Transactions):
         return self.transact(work)
 
 
-def _accept(connection: Connection, batch: Sequence[Received], admission: Admission) -> list[Taken]:
+def _accept(
+    connection: Connection, batch: Sequence[Received], admission: Admission, confirmed: Mapping[tuple[str, int], int]
+) -> list[Taken]:
     items = [Item(received) for received in batch]
     _write_inbox(connection, items)
     fresh = [item for item in items if item.taken is None]
@@ -132,7 +168,7 @@ def _accept(connection: Connection, batch: Sequence[Received], admission: Admiss
     _take_events(connection, events, admission)
     _set_aside(connection, fresh)
     _mark(connection, fresh)
-    _keep_offsets(connection, [item.record for item in items])
+    _keep_offsets(connection, [item.record for item in items], confirmed)
     return [item.taken for item in items if item.taken is not None]
 
 
@@ -305,7 +341,12 @@ def _set_aside(connection: Connection, items: Sequence[Item]) -> None:
         connection.execute(_INSERT_DEAD_LETTERS, {"rows": jsonb(rows)})
 
 
-def _keep_offsets(connection: Connection, records: Sequence[Record]) -> None:
+def _keep_offsets(connection: Connection, records: Sequence[Record], confirmed: Mapping[tuple[str, int], int]) -> None:
     following = {(record.topic, record.partition): record.offset + 1 for record in records}
-    rows = [{"topic": t, "partition": p, "next_offset": offset} for (t, p), offset in following.items()]
+    rows = [
+        {"topic": place[0], "partition": place[1], "next_offset": offset, "confirmed": confirmed.get(place)}
+        for place, offset in sorted(following.items())
+    ]
+    if connection.execute(_SET_OFFSETS, {"rows": jsonb(rows)}).rowcount == len(rows):
+        return
     connection.execute(_UPSERT_OFFSETS, {"rows": jsonb(rows)})

@@ -10,11 +10,12 @@ from orchestrator.store.audit import audit
 from orchestrator.store.engine import Transactions, jsonb, text
 
 _SET = text("""
-    INSERT INTO offsets (topic, partition, next_offset)
-    SELECT r.topic, r.partition, r.next_offset
+    INSERT INTO offsets (topic, partition, next_offset, by_hand)
+    SELECT r.topic, r.partition, r.next_offset, true
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(topic text, partition int, next_offset bigint)
     ORDER BY 1, 2
-    ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, updated_at = now()
+    ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, updated_at = now(),
+        by_hand = true
 """)
 
 

@@ -29,7 +29,8 @@ _SETTLE = text("""
     UPDATE delegations SET state = :state, reply = CAST(:reply AS jsonb), error_code = :error_code, error = :error,
         settled_by = :settled_by, may_have_acted = false, remote_url = NULL, parked = false, due_at = NULL,
         woken = false, lease_owner = NULL, lease_until = NULL,
-        finished_at = CASE WHEN :state = 'pending' THEN NULL ELSE now() END
+        finished_at = CASE WHEN :state = 'pending' THEN NULL ELSE now() END,
+        cleared_at = CASE WHEN :state = 'pending' THEN now() ELSE cleared_at END
     WHERE idempotency_key = :key AND state = 'unknown'
 """)
 

@@ -61,6 +61,7 @@ def task_of(row: Row) -> Task:
         versions=row["versions"],
         undo=row["undo"],
         steps_before=row["steps_before"],
+        doubted_at=row["doubted_at"],
     )
 
 
@@ -186,6 +187,7 @@ def delegation_of(row: Row) -> Delegation:
         lost_leases=row["lost_leases"],
         reply_token=row["reply_token"],
         told=row["told"],
+        cleared_at=row["cleared_at"],
     )
 
 
@@ -208,6 +210,7 @@ def compensation_of(row: Row) -> Delegation:
         error_code=row["error_code"],
         error=row["error"],
         finished_at=row["finished_at"],
+        cleared_at=row["cleared_at"],
     )
 
 

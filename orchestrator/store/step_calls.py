@@ -46,9 +46,9 @@ CLAIM = (
     "SELECT * FROM claim_step_1(%(task_id)s, %(step)s, %(owner)s, %(lease_for)s, CAST(%(ageing)s AS double precision))"
 )
 
-_MOMENTS_OF_TASK = ("created_at", "updated_at", "deadline", "not_before", "ended_at")
+_MOMENTS_OF_TASK = ("created_at", "updated_at", "deadline", "not_before", "ended_at", "doubted_at")
 _MOMENTS_OF_STEP = ("started_at", "decided_at", "finished_at")
-_MOMENTS_OF_DELEGATION = ("sent_at", "deadline_at", "finished_at", "due_at")
+_MOMENTS_OF_DELEGATION = ("sent_at", "deadline_at", "finished_at", "due_at", "cleared_at")
 
 _NOTHING: dict[str, Any] = {
     "decision": None,

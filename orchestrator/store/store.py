@@ -17,6 +17,7 @@ from orchestrator.store.outbox import OutboxPart
 from orchestrator.store.questions import QuestionPart
 from orchestrator.store.read import ReadPart
 from orchestrator.store.resolve import ResolvePart
+from orchestrator.store.restores import RestorePart
 from orchestrator.store.retention import RetentionPart
 from orchestrator.store.room import RoomPart
 from orchestrator.store.steps import StepPart
@@ -26,6 +27,7 @@ from orchestrator.store.undone import UndonePart
 
 
 class PostgresStore(
+    RestorePart,
     StepPart,
     SweepPart,
     IntakePart,
@@ -49,12 +51,18 @@ class PostgresStore(
         engine: from `make_engine`.
         stall: how long a rung doorbell may stay unanswered before the sweep rings again.
         turns: ageing, and what tenants may have in flight.
+        replicas_complete: whether a replica that takes over has all that was confirmed.
     """
 
     def __init__(
-        self, engine: Engine, *, stall: timedelta = timedelta(seconds=10), turns: TurnRules | None = None
+        self,
+        engine: Engine,
+        *,
+        stall: timedelta = timedelta(seconds=10),
+        turns: TurnRules | None = None,
+        replicas_complete: bool = False,
     ) -> None:
-        super().__init__(engine)
+        super().__init__(engine, replicas_complete=replicas_complete)
         self.stall = stall
         self.kept_offers = set()
         self.turns = turns or TurnRules()

@@ -73,7 +73,9 @@ _TRY = text("""
     FROM delegations WHERE idempotency_key = :key
     ON CONFLICT (delegation_key) DO UPDATE SET state = excluded.state, reply = excluded.reply,
         error_code = excluded.error_code, error = excluded.error, remote_url = excluded.remote_url,
-        finished_at = excluded.finished_at
+        finished_at = excluded.finished_at,
+        cleared_at = CASE WHEN excluded.state = 'pending' AND excluded.error_code = 'agent_never_received' THEN now()
+            ELSE compensations.cleared_at END
     WHERE compensations.state <> 'succeeded'
 """)
 _LATE = text("""

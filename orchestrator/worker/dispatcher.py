@@ -24,6 +24,8 @@ _AT_ONCE = 500
 """Messages that go to Redis in one round trip."""
 
 _MARK = "mark"
+_SEEN = "seen"
+"""Not part of the mark: what is kept here must not make an emptied Redis look as if it still had doorbells."""
 """A hash beside the queues that goes when they do. (Of the commands that kombu puts its key prefix to.)"""
 
 
@@ -84,6 +86,17 @@ class CeleryDispatcher:
         """Leave our mark. Raises `DispatchFailed`."""
         with self._client("it takes no mark") as client:
             client.hset(_MARK, "left_at", datetime.now(UTC).isoformat())
+
+    def keep_seen(self, text: str) -> None:
+        """Keep how far PostgreSQL has come (`orchestrator.worker.memory`). Raises `DispatchFailed`."""
+        with self._client("it keeps nothing") as client:
+            client.hset(_SEEN, "postgres", text)
+
+    def kept_seen(self) -> str | None:
+        """What `keep_seen` has kept last. Raises `DispatchFailed`."""
+        with self._client("it does not tell what was kept") as client:
+            found = client.hget(_SEEN, "postgres")
+            return found.decode() if isinstance(found, bytes) else found
 
     def backlog(self) -> int:
         """All step and delegation messages that wait in the broker. Raises `DispatchFailed`."""

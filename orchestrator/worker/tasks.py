@@ -23,6 +23,7 @@ from orchestrator.flow.turn import StepResult
 from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
+from orchestrator.worker.memory import remember
 from orchestrator.worker.names import (
     ANSWER,
     CANCEL,
@@ -234,7 +235,9 @@ def answer(*, task_id: str, choice: int, question: str | None = None) -> str:
 def sweep() -> str:
     """Ring the doorbells of tasks that should move and do not."""
     try:
-        result = worker_parts().sweep.run()
+        parts = worker_parts()
+        result = parts.sweep.run()
+        remember(parts.store, parts.dispatcher)
     except StoreUnavailable as error:
         log.warning("sweep.postponed", extra={"why": str(error)})
         return _text("postponed", str(error))

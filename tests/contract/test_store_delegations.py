@@ -27,7 +27,7 @@ from orchestrator.domain.journal import (
 )
 from orchestrator.domain.message import TaskMessage
 from orchestrator.domain.progress import progress_of
-from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.domain.task import Task, TaskState, WaitsFor
 from orchestrator.errors import NotAllowed
 from tests.support.store_world import AT_ONCE, LEASE, STALL, StoreWorld
 
@@ -49,11 +49,11 @@ def fan_out(world: StoreWorld, count: int, how: FanOut = ALL_MUST) -> Committed:
     )
 
 
-def send(delegation: Delegation) -> Start:
+def send(_task: Task, delegation: Delegation) -> Start:
     return Start(delegation.index, datetime.now(UTC) + LEASE)
 
 
-def only_look(_delegation: Delegation) -> None:
+def only_look(_task: Task, _delegation: Delegation) -> None:
     return None
 
 

@@ -29,8 +29,8 @@ TABLES = (
 )
 
 
-KEPT_FOR_GOOD = {"alembic_version", "offers", "offsets", "publisher"}
-"""One row for each partition, registry content or database: they do not grow with the traffic."""
+KEPT_FOR_GOOD = {"alembic_version", "offers", "offsets", "publisher", "read_before", "restores", "server_state"}
+"""One row for each partition, registry content, restore or database: they do not grow with the traffic."""
 
 REMOVED = {"tasks", "inbox", "outbox", "dead_letters", "audit"}
 GO_WITH_THEM = """

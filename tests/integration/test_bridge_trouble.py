@@ -262,7 +262,7 @@ def test_a_postgresql_set_back_is_filled_again_from_kafka(system: System) -> Non
     successor = start_bridge(system, "successor")
     system.processes.wait_for_log(successor, "PostgreSQL is behind the group")
     wait_for_accepted(system, len(ids))
-    assert_each_taken_once(system.store, ids)
+    assert_each_taken_once(system.store, ids, restores=1)
 
 
 def test_a_postgresql_that_knows_nothing_is_filled_from_kafka(system: System) -> None:
@@ -270,7 +270,7 @@ def test_a_postgresql_that_knows_nothing_is_filled_from_kafka(system: System) ->
     execute(system.store, "TRUNCATE outbox, context_versions, task_contexts, inbox, tasks, offsets CASCADE")
     start_bridge(system, "successor")
     wait_for_accepted(system, len(ids))
-    assert_each_taken_once(system.store, ids)
+    assert_each_taken_once(system.store, ids, restores=1)
 
 
 def read_and_stop(system: System) -> list[str]:

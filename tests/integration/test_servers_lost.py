@@ -117,6 +117,7 @@ def test_processes_outlive_their_servers_and_what_is_old_is_removed(
             assert process.running, f"{name} ended with {process.exit_code}: {what}"
     assert scripted_agent.ledger().doubled == []
     assert len(scripted_agent.ledger().effects) == 2 * CALLS * len(BLOWS)
+    assert scalar(own.store, "SELECT count(*) FROM restores") == 0, "a server that crashed is no older"
 
     processes["worker"].stop()
     wait_for(lambda: unpublished(own.store) == 0, what="all updates are published")

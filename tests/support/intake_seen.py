@@ -30,8 +30,11 @@ def unpublished(store: PostgresStore) -> int:
     return int(scalar(store, "SELECT count(*) FROM outbox WHERE published_at IS NULL"))
 
 
-def assert_each_taken_once(store: PostgresStore, task_ids: Collection[str]) -> None:
-    """Each of these tasks, and no other: one record, one first context, one first update; no dead letter."""
+def assert_each_taken_once(store: PostgresStore, task_ids: Collection[str], *, restores: int = 0) -> None:
+    """Each of these tasks, and no other: one record, one first context, one first update; no dead letter.
+
+    And PostgreSQL was found to be older than it was so many times.
+    """
     wanted = Counter(dict.fromkeys(task_ids, 1))
     for what, query in {
         "tasks": "SELECT task_id FROM tasks",
@@ -42,6 +45,7 @@ def assert_each_taken_once(store: PostgresStore, task_ids: Collection[str]) -> N
         found = _task_ids(store, query)
         assert found == wanted, f"{what}: missing {wanted - found}, too many {found - wanted}"
     assert scalar(store, "SELECT count(*) FROM dead_letters") == 0
+    assert scalar(store, "SELECT count(*) FROM restores") == restores, "an alarm for nothing, or none"
 
 
 def _task_ids(store: PostgresStore, query: str) -> Counter[str]:

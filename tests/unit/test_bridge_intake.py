@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import pytest
@@ -29,7 +29,14 @@ class Store:
         self.known: set[tuple[str, int, int]] = set()
         self.taken: list[tuple[bytes, Intake, str | None]] = []
 
-    def accept(self, batch: Sequence[Received], *, due_in: timedelta, window: Window | None = None) -> Sequence[Taken]:
+    def accept(
+        self,
+        batch: Sequence[Received],
+        *,
+        due_in: timedelta,
+        window: Window | None = None,
+        confirmed: Mapping[tuple[str, int], int] | None = None,  # noqa: ARG002  # the port's
+    ) -> Sequence[Taken]:
         if window is None:
             assert not due_in, "nobody rings"
             window = Window(0)

@@ -28,8 +28,8 @@ INTRO = """\
   never shown. Colours and progress only on a terminal.
 - A value in `NAME=VALUE` is JSON where it parses as JSON (`5`, `true`, `{"a": 1}`), else text; `'"5"'` is the text 5.
 - What people do (`answer`, `approve`, `decline`, `retry`, `rerun`, `skip`, `cancel`, `undo`, `undone`, `restart`,
-  `pause`, `resume`, `resolve`, `replay`, `discard`) is audited with `--who` (you) and `--why`; `task show --audit`
-  shows it.
+  `pause`, `resume`, `resolve`, `trust`, `db restored`, `replay`, `discard`) is audited with `--who` (you) and `--why`;
+  `task show --audit` shows it.
 - Logs appear on standard error from `WARNING` on (never with `--json`), or as `ORCHESTRATOR_LOG_LEVEL` says where it is
   set.
 
@@ -98,9 +98,9 @@ def test_the_document_is_true() -> None:
 def test_the_promised_commands_are_there() -> None:
     promised = {
         "dev": "",
-        "db": "upgrade current prune",
+        "db": "upgrade current prune restored",
         "task": "submit list show watch explain simulate export questions answer approve decline "
-        "retry rerun skip cancel undo undone restart pause resume resolve event",
+        "retry rerun skip cancel undo undone restart pause resume resolve trust event",
         "agent": "list check",
         "dead-letter": "list show replay discard",
         "eval": "",

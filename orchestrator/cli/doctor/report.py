@@ -81,7 +81,7 @@ def examine(out: Output, *, ask_model: bool) -> int:
     """Run every check and tell of it; the exit code."""
     from orchestrator.cli.doctor.files import check_agents, check_events, check_model, check_settings
     from orchestrator.cli.doctor.processes import check_bridge, check_flow, check_workers
-    from orchestrator.cli.doctor.servers import check_kafka, check_postgres, check_redis
+    from orchestrator.cli.doctor.servers import check_kafka, check_postgres, check_redis, check_restores
 
     told: list[Finding] = []
 
@@ -98,6 +98,7 @@ def examine(out: Output, *, ask_model: bool) -> int:
         checks: list[tuple[str, Check]] = [
             ("settings", check_settings),
             ("PostgreSQL", check_postgres),
+            ("restores", check_restores),
             ("Redis", check_redis),
             ("Kafka", check_kafka),
             ("model", lambda found: check_model(found, ask=ask_model)),

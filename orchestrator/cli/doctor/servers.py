@@ -41,6 +41,42 @@ def check_postgres(settings: Settings) -> Iterator[Finding]:  # noqa: ARG001 - e
         )
 
 
+def check_restores(settings: Settings) -> Iterator[Finding]:
+    """Whether PostgreSQL went back to an older state, and what waits for a person because of it."""
+    with parts.store() as store:
+        found = store.doubts()
+    if found.last is None:
+        yield ok("restores", "PostgreSQL was never found to be older than before")
+    else:
+        last = found.last
+        what = (
+            f"{last.noticed_at.isoformat(timespec='seconds')}: {last.why} (noticed by {last.who}; {last.tasks} tasks "
+            f"had not ended); {found.doubted} are doubted still, {found.waiting} wait for a person because of a call"
+        )
+        if found.waiting:
+            yield wrong(
+                "restores",
+                what,
+                "Say of each call what became of it: `orchestrator task list --waits-for person`, `task resolve`; or "
+                "that nothing was lost: `task trust`.",
+            )
+        else:
+            yield ok("restores", what)
+    if not found.tells_position:
+        yield unknown(
+            "restores",
+            "this server does not tell its timeline and how far its log is: only Kafka's offsets show an older state",
+            "After a restore say so: `orchestrator db restored`. Or let the role run pg_current_wal_flush_lsn() and "
+            "pg_walfile_name().",
+        )
+    elif not found.tells_identity and not settings.replicas_complete:
+        yield unknown(
+            "restores",
+            "this role may not ask for the server's identifier: a copy on another server may pass for the same",
+            "GRANT EXECUTE ON FUNCTION pg_control_system() to it; or say so yourself: `orchestrator db restored`.",
+        )
+
+
 def check_redis(settings: Settings) -> Iterator[Finding]:
     """Reachable as Celery reaches it, new enough, and never throwing messages away."""
     info = parts.redis_info()

@@ -15,6 +15,7 @@ from orchestrator.cli.task import (
     simulate,
     skip,
     submit,
+    trust,
     undone,
     watch,
 )
@@ -48,4 +49,5 @@ task.add_command(control.restart)
 task.add_command(control.pause)
 task.add_command(control.resume)
 task.add_command(resolve.resolve)
+task.add_command(trust.trust)
 task.add_command(submit.event)

@@ -11,6 +11,7 @@ from orchestrator.domain.budget import Resource
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.question import Question, QuestionKind, QuestionState
+from orchestrator.domain.restore import RESTORED
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 
 
@@ -103,13 +104,17 @@ def _while_waiting(task: Task, history: Sequence[HistoryEntry], name: str) -> li
 def _settling(unknown: Sequence[Delegation], name: str) -> list[Advice]:
     one = unknown[0]
     resolve = f"orchestrator task resolve {name}" + (f" --delegation {one.ref}" if len(unknown) > 1 else "")
+    forgotten = one.error_code == RESTORED
+    how = "in what PostgreSQL has forgotten" if forgotten else "and its reply is lost"
+    trust = [Advice("if nothing of the task was forgotten", f"orchestrator task trust {name}")] if forgotten else []
     return [
         Advice(
-            f"{one.agent} may have acted and its reply is lost. Look there; if it acted, to enter its reply",
+            f"{one.agent} may have acted {how}. Look there; if it acted, to enter its reply",
             f"{resolve} --succeeded --reply JSON",
         ),
         Advice("if it never acted, to call it again", f"{resolve} --never-happened"),
         Advice("if it could not do it, to let the step fail", f"{resolve} --failed"),
+        *trust,
     ]
 
 

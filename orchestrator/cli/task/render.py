@@ -19,6 +19,7 @@ from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import HistoryEntry, Step
 from orchestrator.domain.progress import Cost, doing, progress_of, spent_of
+from orchestrator.domain.restore import Restore
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 
 # -- watching ---------------------------------------------------------------------------------------------------------
@@ -76,6 +77,7 @@ def write_task(
     after_fields: Callable[[], None] = lambda: None,
     undo: Mapping[str, Any] | None = None,
     cancellations: Sequence[Mapping[str, Any]] = (),
+    doubt: str | None = None,
 ) -> None:
     """Everything about a task, from its state to what now; ``before`` and ``after_fields`` write around the fields."""
     out.line((task.task_id, "bold"), "  ", *_state_parts(task))
@@ -83,6 +85,8 @@ def write_task(
     if task.reason:
         code = f" [{task.reason_code}]" if task.reason_code else ""
         out.line(f"  why: {task.reason}{code}")
+    if doubt is not None:
+        out.line(f"  doubted: {doubt}")
     out.line((f"  {'  '.join(_facts(task))}", "dim"))
     out.line(f"  progress: {progress_words(task, context, history)}")
     before()
@@ -98,6 +102,14 @@ def write_task(
     if undo is not None:
         write_undo(out, undo)
     write_advice(out, advice(task, history))
+
+
+def doubt_words(restore: Restore) -> str:
+    """Why a task is doubted, and what that means."""
+    return (
+        f"at {_local(restore.noticed_at)} PostgreSQL was found to be older than it was ({restore.why}); calls of "
+        "agents that honour no keys wait until a person or a look-up says that they were not made already"
+    )
 
 
 def progress_words(task: Task, context: Context, history: Sequence[HistoryEntry]) -> str:
@@ -215,6 +227,8 @@ def _state_parts(task: Task) -> list[Part]:
         parts.append((" paused", "yellow"))
     if task.cancel_requested and not task.state.is_terminal:
         parts.append((" cancel requested", "yellow"))
+    if task.doubted_at and not task.state.is_terminal:
+        parts.append((" doubted", "yellow"))
     return parts
 
 

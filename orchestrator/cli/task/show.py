@@ -39,7 +39,14 @@ def show(
 
     With --json `context` is the row of task_contexts exactly as it is kept.
     """
-    from orchestrator.cli.task.render import show_json, write_conflicts, write_fields, write_task, write_versions
+    from orchestrator.cli.task.render import (
+        doubt_words,
+        show_json,
+        write_conflicts,
+        write_fields,
+        write_task,
+        write_versions,
+    )
     from orchestrator.cli.task.render_undo import write_audit
     from orchestrator.cli.task.spending import budget_json, used_of, write_budget
 
@@ -65,6 +72,8 @@ def show(
             document["budget"] = budget_json(task, used, warn)
             undo = None if task.undo is None else undo_report(task.undo, store.undo_items(task_id))
             document["undo"] = undo
+            restore = store.restore_of(task_id)
+            document["doubt"] = None if restore is None else asdict(restore)
             document["cancellations"] = cancellations = cancellations_report(store.cancellations(task_id))
     document["conflicts"] = [conflict_json(one) for one in conflicts]
     if with_history:
@@ -90,6 +99,7 @@ def show(
             before=lambda: write_budget(out, task, used, warn),
             undo=undo,
             cancellations=cancellations,
+            doubt=None if restore is None else doubt_words(restore),
             after_fields=lambda: write_conflicts(out, conflicts),
         )
     if with_history:
