@@ -43,6 +43,13 @@ class Confirmed:
         """The next offset of each (topic, partition), as it was confirmed."""
         return self._offsets
 
+    def covers(self, one: TopicPartition, start: Start) -> bool:
+        """Whether PostgreSQL knows all that lies before a start: then the group may be told of it with our mark.
+
+        Not where a person set the group forward: until a record is taken in there, PostgreSQL would look behind it.
+        """
+        return start.offset is not None and self._offsets.get(_place(one), -1) >= start.offset
+
     def took(self, records: Iterable[Record]) -> None:
         """PostgreSQL has committed these."""
         for record in records:

@@ -132,7 +132,7 @@ class _Session:
         self._marked_at = time.monotonic()
         self._marks_kept = False
         self._safe: dict[TopicPartition, int] = {}
-        """Next offset of each partition, as PostgreSQL has committed it in this session, or as reading began there."""
+        """Next offset of each partition, as PostgreSQL has committed it in this session, or knew it before."""
         self._assigned_at = time.monotonic()
 
     def run(self, stop: threading.Event) -> None:
@@ -204,15 +204,14 @@ class _Session:
         self._marked_at = now
         mine = self._consumer.assignment() - self._listener.unplaced()
         last = {place: where for place, where in self._committable().items() if place in mine}
-        if last and self._keeps_marks(last):
+        if last and self._keeps_marks(min(last)):
             self._consumer.commit_async(last, callback=_tell_failed_commit)
 
-    def _keeps_marks(self, places: Iterable[TopicPartition]) -> bool:
+    def _keeps_marks(self, place: TopicPartition) -> bool:
         """Whether the broker keeps what stands beside an offset. Where not, a commit would only tell that the topic is
         the one that it was, which nobody knows."""
         if not self._marks_kept:
-            committed = (self._group_offset(place) for place in places)
-            self._marks_kept = any(is_ours(group) for group in committed)
+            self._marks_kept = is_ours(self._group_offset(place))
         return self._marks_kept
 
     def _begin_anew(self, places: Collection[TopicPartition]) -> None:
@@ -268,8 +267,8 @@ class _Session:
         groups = {place: self._group_offset(place) for place in mine}
         for place, start in self._confirmed.starts(groups, self._topic_ids).items():
             self._safe.pop(place, None)
-            if start.offset is not None:
-                self._safe[place] = start.offset
+            if self._confirmed.covers(place, start):
+                self._safe[place] = start.offset or 0
             with given_up_meanwhile():
                 if start.offset is None:
                     self._consumer.seek_to_beginning(place)

@@ -301,8 +301,12 @@ def test_a_look_is_made_now_and_then_and_not_with_every_transaction(
         looks.append(arguments)
         look(*arguments)
 
+    store_world.store.doubts()
     monkeypatch.setattr(store_world.store.server_watch, "look", counted)
-    for _ in range(20):
-        store_world.store.doubts()
-        store_world.store.claim("none", 1, "w", timedelta(seconds=1))
-    assert len(looks) <= 2
+    for every, expected in ((3600.0, 0), (0.0, 10)):
+        looks.clear()
+        monkeypatch.setattr("orchestrator.store.server_watch.LOOK_EVERY", every)
+        for _ in range(5):
+            store_world.store.doubts()
+            store_world.store.claim("none", 1, "w", timedelta(seconds=1))
+        assert len(looks) == expected

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from bridge.position import GroupOffset, mark, seen_of
 from tests.kafka.apache import ApacheKafka
 from tests.support.intake_seen import accepted, assert_each_taken_once, unpublished
 from tests.support.processes import wait_for
@@ -123,3 +125,73 @@ def test_a_topic_deleted_and_made_again_is_read_from_its_beginning(
     assert bridge.running
     assert bridge.restarts == 0
     assert_each_taken_once(system.store, ids)
+
+
+def test_it_keeps_how_far_postgresql_was_and_a_bridge_that_finds_less_notices(
+    system: System, kafka_topics: KafkaTopics
+) -> None:
+    """The embedded broker keeps nothing beside an offset."""
+    bridge = system.start_one("bridge")
+    system.processes.wait_for_log(bridge, "bridge.reading")
+    ids = produce(system, "seen", 6)
+    wait_for(lambda: accepted(system.store) == len(ids), what="all are taken in")
+    first = wait_for(lambda: marks_of(kafka_topics), what="the group's offsets carry it")
+    assert first is not None
+    system.store.compare(None)
+    wait_for(lambda: furthest(kafka_topics) > furthest_of(first), 30.0, "it goes on while nothing is taken in")
+    assert bridge.stop() == 0
+
+    ahead = {
+        place: GroupOffset(one.offset, mark(topic_of(one), replace(seen, position=seen.position + 2**40)))
+        for place, one in marks_of(kafka_topics).items()
+        if (seen := seen_of(one)) is not None
+    }
+    commit(kafka_topics, ahead)
+    successor = system.start_one("bridge", as_name="successor")
+    system.processes.wait_for_log(successor, "store.restored")
+    system.processes.wait_for_log(successor, "bridge.reading")
+    assert_each_taken_once(system.store, ids, restores=1)
+    assert system.store.task(ids[0]).doubted_at is not None
+
+
+def member(topics: KafkaTopics) -> KafkaConsumer:
+    """Asks and commits in the bridges' group, without joining it."""
+    servers = topics.bootstrap_servers
+    return KafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, group_id=topics.group_id)
+
+
+def marks_of(topics: KafkaTopics) -> dict[TopicPartition, GroupOffset]:
+    """The group's offsets that say how far PostgreSQL was."""
+    consumer = KafkaConsumer(
+        bootstrap_servers=topics.bootstrap_servers, enable_auto_commit=False, group_id=topics.group_id
+    )
+    try:
+        places = [TopicPartition(topics.tasks, number) for number in (0, 1)]
+        committed = {place: consumer.committed(place, metadata=True) for place in places}
+    finally:
+        consumer.close()
+    found = {place: GroupOffset(one.offset, one.metadata) for place, one in committed.items() if one is not None}
+    return {place: one for place, one in found.items() if seen_of(one) is not None}
+
+
+def commit(topics: KafkaTopics, offsets: dict[TopicPartition, GroupOffset]) -> None:
+    consumer = KafkaConsumer(
+        bootstrap_servers=topics.bootstrap_servers, enable_auto_commit=False, group_id=topics.group_id
+    )
+    try:
+        consumer.assign(list(offsets))
+        consumer.commit({place: OffsetAndMetadata(one.offset, one.metadata, -1) for place, one in offsets.items()})
+    finally:
+        consumer.close()
+
+
+def furthest_of(marks: dict[TopicPartition, GroupOffset]) -> int:
+    return max((seen.position for one in marks.values() if (seen := seen_of(one)) is not None), default=0)
+
+
+def furthest(topics: KafkaTopics) -> int:
+    return furthest_of(marks_of(topics))
+
+
+def topic_of(one: GroupOffset) -> str:
+    return (one.metadata or "").split("topic=")[1].split()[0]

@@ -93,6 +93,27 @@ def test_what_was_confirmed_in_this_session_counts_where_kafka_does_not_know_of_
     assert confirmed.offsets() == {("tasks", 0): 3}
 
 
+@pytest.mark.parametrize(
+    ("group", "covered"),
+    [
+        (GroupOffset(7, mark("topic-1")), True),
+        (GroupOffset(5, mark("topic-1")), True),
+        (GroupOffset(5, "by hand"), True),
+        (GroupOffset(90, "set forward by hand"), False),
+        (None, False),
+    ],
+)
+def test_the_group_is_told_of_a_start_only_where_postgresql_knows_all_before_it(
+    group: GroupOffset | None, covered: bool
+) -> None:
+    store = Store()
+    store.offsets["tasks", 0] = 7
+    confirmed = Confirmed(store)
+    start = confirmed.starts({PLACE: group}, TOPICS)[PLACE]
+    assert confirmed.covers(PLACE, start) is covered
+    assert store.forgotten == []
+
+
 def test_an_idle_bridge_looks_about_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     confirmed = Confirmed(store)
