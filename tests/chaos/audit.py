@@ -115,6 +115,7 @@ class Audit:
             self.inbox = _rows(connection, "SELECT * FROM inbox")
             self.letters = _rows(connection, "SELECT * FROM dead_letters")
             self.updates = _rows(connection, "SELECT * FROM outbox WHERE kind = 'update' ORDER BY id")
+            self.restores = _rows(connection, "SELECT * FROM restores")
             self.steps = _rows(connection, "SELECT task_id, step_number FROM steps")
         connection.close()
         self.verdict = Verdict()
@@ -148,6 +149,8 @@ class Audit:
         if unread := there - set(taken) - marked:
             self.verdict.lost += len(unread)
             self.verdict.complain(f"records never taken in: {_some(unread)}")
+        if self.restores:
+            self.verdict.complain(f"PostgreSQL was taken to be older, which it never was: {self.restores[0]['why']}")
         if twice := [place for place, count in taken.items() if count > 1]:
             self.verdict.complain(f"records taken in twice: {_some(twice)}")
         asked, bad = _asked(self.records["tasks"])
