@@ -148,6 +148,29 @@ def test_what_is_started_on_an_older_state_repeats_nothing_at_an_agent_without_k
     assert_each_taken_once(own.store, ["before", "paid", "noted"], restores=1)
 
 
+def test_calls_in_flight_while_it_goes_back_are_made_once(
+    own: System, older: SetBack, scripted_agent: ScriptedAgent
+) -> None:
+    """One is on record in the older state: its late reply settles it. The other is not: a person is asked."""
+    patient = {"connect": 1, "read": 60, "total": 60}
+    own.use_agents(entry(scripted_agent, "paid", timeout=patient), entry(scripted_agent, "sent", timeout=patient))
+    for name in ("paid", "sent"):
+        scripted_agent.script(f"/{name}", reply({name: name}, gate="open"), idempotent=False)
+    own.start(*PROGRAMS)
+    produce(own, ["known"], "paid")
+    wait_for(lambda: scripted_agent.ledger().in_flight.get("/paid") == 1, what="the first call is in flight")
+    older.keep()
+    produce(own, ["forgotten"], "sent")
+    wait_for(lambda: scripted_agent.ledger().in_flight.get("/sent") == 1, 30.0, "the second call is in flight")
+    older.put_back()
+    own.wait_for_state("forgotten", "waiting")
+    scripted_agent.open_gate("open")
+    own.wait_for_state("known", "completed")
+    assert own.wait_for_state("forgotten", "waiting").waits_for == "person"
+    assert effects(scripted_agent) == {"known": 1, "forgotten": 1}
+    assert_each_taken_once(own.store, ["known", "forgotten"], restores=1)
+
+
 def test_workers_that_start_before_the_bridge_know_from_redis_that_there_was_more(
     own: System, own_stack: EmbeddedStack, older: SetBack, scripted_agent: ScriptedAgent
 ) -> None:
