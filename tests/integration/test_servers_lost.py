@@ -1,6 +1,6 @@
 """Redis and PostgreSQL lost in every way while calls are in flight: the processes stay up, and go on by themselves.
 
-The outages are short here; half a minute of each is in the storms (`make chaos`).
+The outages are short here; half a minute of each is in `tests/acceptance/test_outages.py`.
 """
 
 from __future__ import annotations
