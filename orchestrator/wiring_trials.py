@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.retry import RetryPolicy
+from orchestrator.flow.execution import StepLimits
 from orchestrator.flow.trial import Trial
-from orchestrator.flow.turn import StepLimits
 from orchestrator.settings import Settings
 from orchestrator.wiring import step_limits
 

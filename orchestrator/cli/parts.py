@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.flow.answer import Answers
     from orchestrator.flow.by_hand import ByHand
     from orchestrator.flow.control import Control
+    from orchestrator.flow.execution import StepLimits
     from orchestrator.flow.judge import Case
     from orchestrator.flow.ports import AgentClient, DeadLetterStore, Planner, PlanRequest, ReadStore
     from orchestrator.flow.question_port import QuestionStore
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from orchestrator.flow.retention import Retention
     from orchestrator.flow.sweep import SweepStore
     from orchestrator.flow.trial import Trial
-    from orchestrator.flow.turn import StepLimits
     from orchestrator.kafka.health import BridgeGroup
     from orchestrator.settings import Settings
     from orchestrator.store.health import DatabaseHealth

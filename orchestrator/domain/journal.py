@@ -92,6 +92,8 @@ class Claim:
     """Those of the task's present course that are open or answered, and all of this step."""
     history: tuple[HistoryEntry, ...] | None = None
     """All steps with their delegations, oldest first, where no decision of this step is recorded; else None."""
+    begun: bool = False
+    """Whether its decision was recorded with the claim (`Ahead`): its call is in flight by our own hand, and unsent."""
 
 
 class NotClaimed(StrEnum):
@@ -167,6 +169,20 @@ class NextStep:
     """Who goes straight on with it: takes its lease in the same commit, unless the task is paused or to be canceled."""
     lease_for: timedelta | None = None
     """How long that lease lasts."""
+    ahead: Ahead | None = None
+    """That step's decision, to be recorded with its lease; without it where something came in that has to be looked at
+    before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """The next step's decision, made in memory before that step is claimed, with its calls, all in flight."""
+
+    decision: Decision
+    delegations: tuple[NewDelegation, ...]
+    starts: tuple[Start, ...]
+    asked: Asked | None = None
+    offer: Offer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,11 @@ from orchestrator.flow.delegate import (
     next_exchange,
     started,
 )
+from orchestrator.flow.execution import StepResult
 from orchestrator.flow.fan_out import begin_fan_out, is_under_way, join
 from orchestrator.flow.limits import Gate, not_now
 from orchestrator.flow.ports import AgentClient, Agents
-from orchestrator.flow.turn import StepResult, Turn, now
+from orchestrator.flow.turn import Turn, now
 from orchestrator.flow.waiting import timed_out, wait_for_people
 
 

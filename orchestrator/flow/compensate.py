@@ -57,9 +57,10 @@ from orchestrator.flow.delegate import (
     request_of,
     started,
 )
+from orchestrator.flow.execution import StepLimits, StepResult
 from orchestrator.flow.limits import Gate
 from orchestrator.flow.ports import AgentClient, Agents
-from orchestrator.flow.turn import StepLimits, StepResult, now, patiently
+from orchestrator.flow.turn import now, patiently
 from orchestrator.flow.undo_rules import as_unknown, found_out, may_have_acted, rest_of, settling_exchange
 
 log = logging.getLogger(__name__)

@@ -38,10 +38,11 @@ from orchestrator.flow.delegate import (
     set_aside,
     started,
 )
+from orchestrator.flow.execution import StepLimits
 from orchestrator.flow.fan_out import fan_out_of
 from orchestrator.flow.limits import Gate, Limits, Unlimited, not_now
 from orchestrator.flow.ports import AgentClient, Agents, LeaseKeeper
-from orchestrator.flow.turn import StepLimits, now, patiently
+from orchestrator.flow.turn import now, patiently
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from orchestrator.domain.delegation import DECLINED, Delegation, DelegationState
 from orchestrator.domain.journal import Fail, FanOut, Join, StepCommit, Then
 from orchestrator.domain.task import PartialFailure, Task
 from orchestrator.flow.delegate import new_delegations, parked, provided
+from orchestrator.flow.execution import StepLimits, StepResult
 from orchestrator.flow.ports import Agents
-from orchestrator.flow.turn import StepLimits, StepResult, Turn, now
+from orchestrator.flow.turn import Turn, now
 
 LOOK_AFTER = timedelta(minutes=5)
 """How long a step waits at most before it looks for itself whether its delegations have settled."""

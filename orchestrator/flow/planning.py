@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.budget import Price
@@ -106,3 +106,11 @@ class Planner(Protocol):
             BudgetExhausted: what is left of the task's budget does not cover asking.
             NoRoute: the rules see no way (rules planner only).
         """
+
+
+@runtime_checkable
+class AtOnce(Protocol):
+    """A planner that decides some questions in memory, in no time and for nothing."""
+
+    def decide_at_once(self, request: PlanRequest) -> Decision | None:
+        """What `Planner.decide` would propose; None where it would have to ask a model, or fail. Raises nothing."""

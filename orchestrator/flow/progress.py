@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from orchestrator.domain.budget import Resource
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.journal import Fail, HistoryEntry
-from orchestrator.flow.turn import StepLimits, Turn, now
+from orchestrator.flow.execution import StepLimits
+from orchestrator.flow.turn import Turn, now
 
 NO_PROGRESS = "no_progress"
 

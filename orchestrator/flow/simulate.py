@@ -17,6 +17,7 @@ from orchestrator.domain.journal import Fail, HistoryEntry, Tried
 from orchestrator.domain.task import Task, TaskState
 from orchestrator.errors import BadAnswer
 from orchestrator.flow.divergence import Choice, Comparison, NoChoice, compare
+from orchestrator.flow.execution import StepLimits
 from orchestrator.flow.explain import Costs
 from orchestrator.flow.fan_out import policy_of
 from orchestrator.flow.on_record import Ending, OnRecord, Uncovered
@@ -25,7 +26,6 @@ from orchestrator.flow.ports import PlanRequest
 from orchestrator.flow.progress import no_progress, same_again
 from orchestrator.flow.select_agents import select_agents
 from orchestrator.flow.trial import Tryout
-from orchestrator.flow.turn import StepLimits
 
 BY_HAND = "by hand"
 """`Usage.model` of a decision that a person made."""

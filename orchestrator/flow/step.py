@@ -36,17 +36,18 @@ from orchestrator.errors import (
     PlannerUnavailable,
 )
 from orchestrator.fault_points import FaultPoint, reach
+from orchestrator.flow.ahead import LookAhead
+from orchestrator.flow.ask import Asking, course, question
 from orchestrator.flow.carry_out import begin_calls, carry_out
 from orchestrator.flow.claims import recorded_changes
 from orchestrator.flow.compensate import Undo, UndoStore
 from orchestrator.flow.decide import decide, in_vain
+from orchestrator.flow.execution import GoesOn, StepLimits, StepResult, StraightOn
 from orchestrator.flow.limits import Gate, Limits, Unlimited
-from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, PlanRequest, StepStore
+from orchestrator.flow.ports import AgentClient, Agents, EventTypes, LeaseKeeper, Planner, StepStore
 from orchestrator.flow.progress import no_progress, same_again, used_up
-from orchestrator.flow.purse import TurnPurse
-from orchestrator.flow.select_agents import select_agents
-from orchestrator.flow.turn import GoesOn, StepLimits, StepResult, Turn, now, patiently
-from orchestrator.flow.waiting import after_wait, as_it_now_is, begin_question, begin_wait, take_answers
+from orchestrator.flow.turn import Turn, now, patiently
+from orchestrator.flow.waiting import after_wait, begin_question, begin_wait, take_answers
 
 __all__ = ["StepLimits", "StepResult", "StepRunner"]
 
@@ -84,12 +85,13 @@ class StepRunner:
         self.owner = owner
         self.limits = limits
         self.stopping = stopping
+        self._ahead = LookAhead(store, planner, agents, event_types, limits, self.calls)
 
     def run(self, task_id: str, step: int, goes_on: GoesOn = lambda _: False) -> StepResult:
         """Execute one step, or end quietly where the doorbell rang for nothing.
 
-        Where ``goes_on`` says so of its successor, that is claimed with the last commit and given as the result's
-        ``claim``: the caller has to `go_on` with it.
+        Where ``goes_on`` says so of its successor, that is claimed with the last commit (see the result's ``claim``):
+        the caller has to `go_on` with the result.
 
         Raises:
             StoreUnavailable: PostgreSQL stays away; nothing is lost, the sweep rings again.
@@ -108,21 +110,26 @@ class StepRunner:
         reach(FaultPoint.STEP_CLAIMED, task_id)
         return self._under_lease(claim, goes_on)
 
-    def go_on(self, claim: Claim, goes_on: GoesOn) -> StepResult:
-        """Execute a step that was claimed with the last commit of the one before; else as `run`."""
-        if self.stopping():
+    def go_on(self, before: StepResult, goes_on: GoesOn) -> StepResult:
+        """Execute the step that was claimed with the last commit of the one before, which ended so; else as `run`."""
+        claim = before.claim
+        if claim is None:
+            raise AssertionError(f"nothing was claimed: {before}")
+        # A call that is marked as sent is sent, as it would be if the stop came a moment later.
+        if self.stopping() and before.gate is None:
             doorbells = self.store.release([claim.lease], now())
             return StepResult("handed back", "this worker stops", next=next(iter(doorbells), None))
-        return self._under_lease(claim, goes_on)
+        return self._under_lease(claim, goes_on, before.gate)
 
-    def _under_lease(self, claim: Claim, goes_on: GoesOn) -> StepResult:
+    def _under_lease(self, claim: Claim, goes_on: GoesOn, begun: Gate | None = None) -> StepResult:
         task_id, step = claim.task.task_id, claim.lease.step
         with self.leases.hold(claim.lease):
             try:
                 if claim.task.state is TaskState.COMPENSATING:
                     return self._undo(claim)
-                turn = Turn(self.store, claim, self.event_types, self.limits, self.stopping, goes_on, self.owner)
-                return self._run(turn)
+                straight_on = StraightOn(goes_on, self.owner, self._ahead)
+                turn = Turn(self.store, claim, self.event_types, self.limits, self.stopping, straight_on)
+                return self._run(turn) if begun is None else self._call_begun(turn, begun)
             except LeaseLost as error:
                 log.warning("step.fenced", extra={"task_id": task_id, "step": step, "why": str(error)})
                 return StepResult("fenced", "another worker took this step over")
@@ -142,42 +149,32 @@ class StepRunner:
             return turn.end(StepCommit(turn.forward()))
         return self._decide(turn)
 
+    def _call_begun(self, turn: Turn, gate: Gate) -> StepResult:
+        """Send the call that was marked as sent with the commit of the step before."""
+        if turn.decision is not None:
+            _tell_decision(turn, turn.decision)
+        with gate:
+            return carry_out(turn, self.agents, self.client, gate, ours=0)
+
     def _follow(self, turn: Turn, decision: Decision) -> StepResult:
         """Carry out a decision recorded by an earlier execution of this step."""
         if decision.kind is DecisionKind.CALL:
             with self._gate(turn) as gate:
                 return carry_out(turn, self.agents, self.client, gate)
         # A control decision is written in the very commit that carries it out; only a person's retry can leave one.
-        history = _course(turn, turn.history())
+        history = course(turn)
         return self._act(turn, decision, history, recorded=True)
 
     def _decide(self, turn: Turn) -> StepResult:
-        history = _course(turn, turn.history())
+        history = course(turn)
         waited = after_wait(turn, history)
         if not isinstance(waited, bool):
             return turn.end(StepCommit(waited))
         if stop := no_progress(turn.task.idle_steps, turn.limits):
             return turn.end(StepCommit(stop))
-        request = PlanRequest(
-            task_id=turn.task.task_id,
-            step=turn.lease.step,
-            description=turn.task.description,
-            context=turn.context,
-            agents=select_agents(
-                self.agents.enabled(turn.task.allowed_agents),
-                turn.context,
-                turn.task.description,
-                turn.limits.prompt_agents,
-            ),
-            event_types=self.event_types.all(),
-            history=as_it_now_is(turn, history),
-            wait_timed_out=waited,
-            prompt_version=turn.task.versions.get("prompt"),
-            purse=TurnPurse(turn),
-            max_calls=_calls_left(turn),
-        )
+        request = question(turn, history, self.agents, self.event_types, wait_timed_out=waited)
         try:
-            decision = decide(_Asking(self.planner, turn), request, self.limits.bad_answers)
+            decision = decide(Asking(self.planner, turn), request, self.limits.bad_answers)
         except AtCapacity as error:
             turn.note(request.tried)
             due_at = now() + timedelta(seconds=error.retry_after or 1.0)
@@ -192,17 +189,7 @@ class StepRunner:
         if stop := same_again(decision, history, turn.limits):
             turn.note([in_vain(decision.usage, stop.code, stop.reason)])
             return turn.end(StepCommit(stop))
-        log.info(
-            "step.decided",
-            extra={
-                "task_id": turn.task.task_id,
-                "step": turn.lease.step,
-                "kind": decision.kind.value,
-                "agents": [call.agent for call in decision.calls],
-                "reason": decision.reason,
-                "model": decision.usage.model,
-            },
-        )
+        _tell_decision(turn, decision)
         reach(FaultPoint.STEP_PLANNED, turn.task.task_id)
         return self._act(turn, decision, history)
 
@@ -221,28 +208,18 @@ class StepRunner:
         return turn.end(StepCommit(_meaning(turn, decision), decision=None if recorded else decision))
 
 
-class _Asking:
-    """The planner, with each question noted for the journal."""
-
-    def __init__(self, planner: Planner, turn: Turn) -> None:
-        self._planner = planner
-        self._turn = turn
-
-    def decide(self, request: PlanRequest) -> Decision:
-        """Ask."""
-        self._turn.asked(request)
-        return self._planner.decide(request)
-
-
-def _course(turn: Turn, entries: Sequence[HistoryEntry]) -> Sequence[HistoryEntry]:
-    """The task's present course, without the step at hand."""
-    return [entry for entry in entries if not entry.step.superseded and entry.step.number != turn.lease.step]
-
-
-def _calls_left(turn: Turn) -> int:
-    """How many agents this step may call: calls before a rerun were made, and count."""
-    most, bound = turn.limits.max_fan_out, turn.budget.delegations
-    return most if bound is None else max(0, min(most, bound - turn.spent.delegations))
+def _tell_decision(turn: Turn, decision: Decision) -> None:
+    log.info(
+        "step.decided",
+        extra={
+            "task_id": turn.task.task_id,
+            "step": turn.lease.step,
+            "kind": decision.kind.value,
+            "agents": [call.agent for call in decision.calls],
+            "reason": decision.reason,
+            "model": decision.usage.model,
+        },
+    )
 
 
 def _meaning(turn: Turn, decision: Decision) -> Then:

@@ -9,13 +9,15 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from orchestrator.domain.asked import Asked, Offer
-from orchestrator.domain.budget import Budget, Spent, Used, running_low
+from orchestrator.domain.budget import Spent, Used, running_low
 from orchestrator.domain.context import Change, has_value
+from orchestrator.domain.decision import DecisionKind
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.event_type import changes_of_event
 from orchestrator.domain.journal import (
@@ -29,15 +31,18 @@ from orchestrator.domain.journal import (
     NextStep,
     PendingEvent,
     Settlement,
+    Step,
     StepCommit,
+    StepState,
     Then,
     Tried,
     Wait,
 )
 from orchestrator.domain.question import Question
-from orchestrator.domain.retry import RetryPolicy
-from orchestrator.domain.task import PartialFailure, Task, TaskState
+from orchestrator.domain.task import Task, TaskState
 from orchestrator.errors import LeaseLost, StoreUnavailable
+from orchestrator.flow.execution import NOT_ON, StepLimits, StepResult, StraightOn
+from orchestrator.flow.limits import Gate
 from orchestrator.flow.ports import EventTypes, PlanRequest, StepStore
 
 log = logging.getLogger(__name__)
@@ -50,52 +55,6 @@ _EVENT_ROUNDS = 10
 """How often a completing commit merges events that came in meanwhile; then the next step merges them."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepLimits:
-    """The bounds of a step; see the settings of the same names."""
-
-    lease_for: timedelta = timedelta(seconds=9)
-    budget: Budget = field(default_factory=lambda: Budget(steps=50))
-    """The installation's bounds of a task; a message may ask for less."""
-    budget_warn: float = 0.8
-    """Share of a bound from which on a task warns and the cheaper model is asked."""
-    idle_steps: int = 15
-    """Steps in a row without a new field after which a task has no progress; 0: any number."""
-    repeats: int = 3
-    """The same decision in a row, nothing changed between, that is no progress; 0: never."""
-    prompt_agents: int | None = None
-    """Agents that one question may offer; None: all."""
-    bad_answers: int = 3
-    max_lost_leases: int = 10
-    max_context_bytes: int = 4_000_000
-    planner_retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(6, 1.0, 60.0))
-    max_fan_out: int = 100
-    fan_out_at_once: int = 20
-    partial_failure: PartialFailure = PartialFailure.ALL
-    store_patience: float = 60.0
-    """Seconds a finished piece of work is held in memory while PostgreSQL is away."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """How an execution of a step ended, for logs and Flower: no context data, no secrets."""
-
-    outcome: str
-    """``next``, ``completed``, ``waiting``, ``failed``, ``canceled``, ``skipped``, ``fenced`` or ``handed back``; of an
-    undo: ``undoing`` or ``undone``."""
-    detail: str = ""
-    next: Dispatch | None = None
-    """The successor to send, where there is one."""
-    doorbells: tuple[Dispatch, ...] = ()
-    """Delegations to send, each as a Celery task of its own."""
-    claim: Claim | None = None
-    """The successor's, taken with this step's last commit: whoever ran this step goes straight on, and rings nobody."""
-
-
-GoesOn = Callable[[Dispatch], bool]
-"""Says whether whoever runs a step goes straight on with this one, its successor."""
-
-
 class Turn:
     """One execution of one step under its lease."""
 
@@ -106,19 +65,22 @@ class Turn:
         event_types: EventTypes,
         limits: StepLimits,
         stopping: Callable[[], bool] = lambda: False,
-        goes_on: GoesOn = lambda _: False,
-        owner: str = "",
+        straight_on: StraightOn = NOT_ON,
     ) -> None:
         self.store = store
         self.limits = limits
-        self._goes_on = goes_on
-        self._owner = owner
+        self._on = straight_on
         self.stopping = stopping
         """Whether this worker was told to stop: then no further call is begun."""
         self.lease = claim.lease
         self.task = claim.task
         self.step = claim.step
+        self.decision = None if claim.step is None else claim.step.decision
+        """The step's decision, as far as it is recorded."""
+        self._calls_made = 0
+        """Delegations recorded in this execution."""
         self.context = self._saved = claim.context
+        self._began_with = claim.context.version
         self.delegations = {delegation.index: delegation for delegation in claim.delegations}
         self._history = claim.history
         self._event_types = event_types
@@ -171,6 +133,11 @@ class Turn:
             wait_timed_out=request.wait_timed_out,
             complaints=tuple(complaint[:COMPLAINT_CHARS] for complaint in request.complaints),
         )
+
+    @property
+    def question_asked(self) -> tuple[Asked | None, Offer | None]:
+        """The question that was put to the planner in this execution, and what it offered, where not written yet."""
+        return self._asked, self._offer
 
     def _is_known(self, change: Change) -> bool:
         data = self.context.collected_data
@@ -262,6 +229,8 @@ class Turn:
         if not committed.refused_for_events:
             self._changes, self._merged, self._settlements, self._tried = [], [], [], []
             self._asked = self._offer = None
+            self.decision = full.decision or self.decision
+            self._calls_made += len(full.delegations)
             if full.ending_event is not None:
                 self._history = None  # what was loaded does not have that event yet
             self._questions, self.ended_wait = {}, None
@@ -281,31 +250,77 @@ class Turn:
             self._changes, self._merged, self.context = [], [], self._saved
             reason = f"the context would have {size} bytes; ORCHESTRATOR_MAX_CONTEXT_BYTES allows fewer"
             commit = replace(commit, then=Fail("context_too_large", reason))
-        commit = replace(commit, then=self._straight_on(self._in_time(commit.then)))
-        committed = self.write(commit)
-        rounds = 0
-        while committed.refused_for_events:
-            self.merge(committed.late_events)
-            rounds += 1
-            committed = self.write(commit if rounds < _EVENT_ROUNDS else replace(commit, then=NextStep()))
-        result = _result(self.task, commit.then, committed)
-        if committed.claim is None:
-            return result
-        return replace(result, claim=replace(committed.claim, history=self._history_after(committed)))
+        then, gate = self._straight_on(self._in_time(commit.then))
+        commit = replace(commit, then=then)
+        with ExitStack() as unused:
+            if gate is not None:
+                unused.enter_context(gate)
+            committed = self.write(commit)
+            rounds = 0
+            while committed.refused_for_events:
+                self.merge(committed.late_events)
+                rounds += 1
+                committed = self.write(commit if rounds < _EVENT_ROUNDS else replace(commit, then=NextStep()))
+            result = _result(self.task, commit.then, committed)
+            if committed.claim is None:
+                return result
+            claim = replace(committed.claim, history=self._history_after(committed.finished, committed.delegations))
+            if not claim.begun:
+                return replace(result, claim=claim)
+            unused.pop_all()
+            return replace(result, claim=claim, gate=gate)
 
-    def _straight_on(self, then: Then) -> Then:
-        """The next step claimed in the same commit, where whoever runs this one goes straight on."""
+    def _straight_on(self, then: Then) -> tuple[Then, Gate | None]:
+        """The next step claimed, and where it can be decided, in the same commit, where whoever runs this one goes on.
+
+        With the open gate of the call that it decided on.
+        """
         if not isinstance(then, NextStep) or self.stopping():
-            return then
+            return then, None
         following = Dispatch(self.task.task_id, self.lease.step + 1, self.task.urgency, self.task.lane)
-        return NextStep(self._owner, self.limits.lease_for) if self._goes_on(following) else then
+        if not self._on.goes_on(following):
+            return then, None
+        claim = self._next_claim()
+        ahead, gate = (None if claim is None else self._on.look_ahead(claim)) or (None, None)
+        return NextStep(self._on.owner, self.limits.lease_for, ahead), gate
 
-    def _history_after(self, committed: Committed) -> tuple[HistoryEntry, ...] | None:
+    def _next_claim(self) -> Claim | None:
+        """The next step's claim as it will be, unless something comes between; None where that is not clear."""
+        if self.decision is None or self.decision.kind is not DecisionKind.CALL:
+            return None
+        before = self.step
+        version = self.context.version
+        finished = Step(
+            self.task.task_id,
+            self.lease.step,
+            StepState.FINISHED,
+            self.decision,
+            attempts=1 if before is None else before.attempts + 1,
+            base_version=self._began_with if before is None else before.base_version,
+            result_version=version,
+            finished_at=now(),
+        )
+        history = self._history_after(finished, tuple(self.delegations.values()))
+        if history is None:
+            return None
+        task = replace(
+            self.task,
+            next_step=self.lease.step + 1,
+            wait={},
+            idle_steps=0 if self._has_new_field() else self.task.idle_steps + 1,
+            spent=replace(self.spent, delegations=self.spent.delegations + self._calls_made),
+        )
+        lease = replace(self.lease, step=self.lease.step + 1, epoch=self.lease.epoch + 1)
+        return Claim(lease, task, self.context, None, history=history)
+
+    def _history_after(
+        self, finished: Step | None, delegations: tuple[Delegation, ...]
+    ) -> tuple[HistoryEntry, ...] | None:
         """The history as the next step would load it; None: it has to, since people were asked something."""
-        if self._history is None or committed.finished is None or self.questions:
+        if self._history is None or finished is None or self.questions:
             return None
         before = [entry for entry in self._history if entry.step.number != self.lease.step]
-        return (*before, HistoryEntry(committed.finished, committed.delegations))
+        return (*before, HistoryEntry(finished, delegations))
 
     def _in_time(self, then: Then) -> Then:
         """A wait that is over no later than the task's time, so that the task fails then and not when somebody asks."""

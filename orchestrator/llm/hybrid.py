@@ -37,18 +37,27 @@ class HybridPlanner:
         if close := getattr(self.model, "close", None):
             close()
 
+    def decide_at_once(self, request: PlanRequest) -> Decision | None:
+        """What the rules decide; None where a model has to be asked. See `orchestrator.flow.planning.AtOnce`."""
+        if why_a_model(request) is not None:
+            return None
+        decision = self._rules.decide_at_once(request)
+        return None if decision is None else _by_rules(decision)
+
     def decide(self, request: PlanRequest) -> Decision:
         """See `orchestrator.flow.planning.Planner`."""
         why = why_a_model(request)
         if why is None:
             try:
-                decision = self._rules.decide(request)
+                return _by_rules(self._rules.decide(request))
             except NoRoute as error:
                 why = f"the rules see no way: {error}"
-            else:
-                return replace(decision, reason=f"{decision.reason} (rules decided: there is no other way)")
         decision = self.model.decide(request)
         return replace(decision, why_asked=why)
+
+
+def _by_rules(decision: Decision) -> Decision:
+    return replace(decision, reason=f"{decision.reason} (rules decided: there is no other way)")
 
 
 def why_a_model(request: PlanRequest) -> str | None:

@@ -39,6 +39,13 @@ _HINT = (
 class RulesPlanner:
     """Plans from what agents declare that they provide and require."""
 
+    def decide_at_once(self, request: PlanRequest) -> Decision | None:
+        """The next decision; None where there is none. See `orchestrator.flow.planning.AtOnce`."""
+        try:
+            return self.decide(request)
+        except NoRoute:
+            return None
+
     def decide(self, request: PlanRequest) -> Decision:
         """The next decision. See `orchestrator.flow.ports.Planner`.
 

@@ -148,9 +148,13 @@ def step_of(row: Row) -> Step:
 
 def decision_to_row(decision: Decision) -> dict[str, Any]:
     """The columns of ``steps`` that a decision fills."""
+    return {"decision": jsonb(decision.to_json()), **decision_columns(decision)}
+
+
+def decision_columns(decision: Decision) -> dict[str, Any]:
+    """Those beside the decision itself."""
     usage = decision.usage
     return {
-        "decision": jsonb(decision.to_json()),
         "reason": decision.reason,
         "model": usage.model,
         "prompt_version": usage.prompt_version,
@@ -218,22 +222,24 @@ def new_delegations_to_json(
     delegations: Iterable[NewDelegation], deadlines: Mapping[int, datetime] | None = None
 ) -> str:
     """As the statement that inserts them takes them, all in one parameter; ``deadlines`` of those sent at once."""
-    ends = deadlines or {}
-    return jsonb(
-        [
-            {
-                "index": one.index,
-                "agent": one.agent,
-                "arguments": dict(one.arguments),
-                "task": one.task,
-                "key": one.key,
-                "side_effects": one.side_effects,
-                "reply_token": one.reply_token,
-                "deadline_at": ends[one.index].isoformat() if one.index in ends else None,
-            }
-            for one in delegations
-        ]
-    )
+    return jsonb(delegation_columns(delegations, deadlines or {}))
+
+
+def delegation_columns(delegations: Iterable[NewDelegation], deadlines: Mapping[int, datetime]) -> list[dict[str, Any]]:
+    """Those of each, ready for JSON."""
+    return [
+        {
+            "index": one.index,
+            "agent": one.agent,
+            "arguments": dict(one.arguments),
+            "task": one.task,
+            "key": one.key,
+            "side_effects": one.side_effects,
+            "reply_token": one.reply_token,
+            "deadline_at": deadlines[one.index].isoformat() if one.index in deadlines else None,
+        }
+        for one in delegations
+    ]
 
 
 def settlement_to_json(settlement: Settlement) -> dict[str, Any]:

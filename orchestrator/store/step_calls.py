@@ -14,6 +14,7 @@ from typing import Any
 
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import (
+    Ahead,
     Claim,
     Committed,
     Complete,
@@ -32,7 +33,9 @@ from orchestrator.store.questions import question_of
 from orchestrator.store.rows import (
     changes_to_json,
     context_of,
+    decision_columns,
     decision_to_row,
+    delegation_columns,
     delegation_of,
     new_delegations_to_json,
     origin_to_json,
@@ -80,6 +83,7 @@ _NOTHING: dict[str, Any] = {
     "required": None,
     "next_owner": None,
     "lease_for": None,
+    "ahead": None,
 }
 
 _BY_NAME = ", ".join(f"p_{name} => %({name})s" for name in _NOTHING)
@@ -215,7 +219,23 @@ def _end(lease: Lease, commit: StepCommit, state: TaskState, stall: timedelta) -
     }
     if isinstance(then, NextStep) and then.owner is not None:
         end |= {"next_owner": claim_owner(then.owner), "lease_for": then.lease_for}
+        if then.ahead is not None:
+            end["ahead"] = _ahead(then.ahead, context.version)
     return end
+
+
+def _ahead(ahead: Ahead, version: int) -> str:
+    """A decision made ahead, as the columns of its step and of its delegations."""
+    ends = {start.index: start.deadline_at for start in ahead.starts}
+    return jsonb(
+        {
+            **decision_columns(ahead.decision),
+            "decision": ahead.decision.to_json(),
+            "asked": None if ahead.asked is None else ahead.asked.to_json(),
+            "base_version": version,
+            "delegations": delegation_columns(ahead.delegations, ends),
+        }
+    )
 
 
 def claim_owner(owner: str) -> str:
@@ -242,14 +262,16 @@ def _next_claim(commit: StepCommit, answer: Mapping[str, Any]) -> Claim | None:
     context = commit.context or commit.unchanged
     if answer["task"] is None or context is None:
         return None
-    row = answer["task"]
+    row, ahead = answer["task"], answer["ahead"]
     return Claim(
         lease=Lease(row["task_id"], row["next_step"], row["epoch"], row["lease_owner"]),
         task=task_of(_timed(row, _MOMENTS_OF_TASK)),
         context=context,
-        step=None,
+        step=None if ahead is None else step_of(_timed(ahead, _MOMENTS_OF_STEP)),
+        delegations=_delegations_of(answer["ahead_delegations"]),
         events=_events_of(answer["events"]),
         questions=tuple(question_of(one) for one in answer["questions"] or ()),
+        begun=ahead is not None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
@@ -15,6 +16,7 @@ from orchestrator.domain.journal import (
     Dispatch,
     HistoryEntry,
     Lease,
+    NextStep,
     NotClaimed,
     Settlement,
     StepCommit,
@@ -98,6 +100,7 @@ class StepPart(DelegationPart):
     def commit(self, lease: Lease, commit: StepCommit) -> Committed:
         """Write one fenced transaction."""
         offer = commit.offer if commit.offer is not None and commit.offer.digest not in self.kept_offers else None
+        commit = self._without_news(commit)
         parameters = usual_commit(lease, commit, self.stall) if offer is None else None
         if parameters is not None:
             answer = self.call(COMMIT, parameters)
@@ -113,6 +116,15 @@ class StepPart(DelegationPart):
         if offer is not None:
             self.kept_offers.update(offer.entries())
         return committed
+
+    def _without_news(self, commit: StepCommit) -> StepCommit:
+        """The commit without a decision made ahead on an offer that is not kept yet: deciding again writes it."""
+        then = commit.then
+        if not isinstance(then, NextStep) or then.ahead is None or then.ahead.offer is None:
+            return commit
+        if then.ahead.offer.digest in self.kept_offers:
+            return commit
+        return replace(commit, then=replace(then, ahead=None))
 
     def reserve(self, lease: Lease, spent: Spent) -> None:
         """Write what is spent and reserved, before a model is asked."""

@@ -18,7 +18,7 @@ from celery import Celery
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.turns import PLACES, place_of
 from orchestrator.errors import DispatchFailed, StepFailed
-from orchestrator.flow.turn import GoesOn
+from orchestrator.flow.execution import GoesOn
 from orchestrator.worker.chain import ring_of, sent_event
 from orchestrator.worker.events import tell
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from orchestrator.domain.journal import Claim, Dispatch
+from orchestrator.domain.journal import Dispatch
 from orchestrator.errors import (
     AnswerRefused,
     DelegationFailed,
@@ -19,7 +19,7 @@ from orchestrator.errors import (
     TaskNotFound,
 )
 from orchestrator.fault_points import FaultPoint, reach
-from orchestrator.flow.turn import StepResult
+from orchestrator.flow.execution import StepResult
 from orchestrator.logs import mask
 from orchestrator.wiring import worker_parts
 from orchestrator.worker.app import app
@@ -62,20 +62,18 @@ def step(self: Any, *, task_id: str, step: int) -> str:
     goes_on = parts.straight_on.slice()
     text, following = _ended(task_id, step, self.request.id, lambda: parts.runner.run(task_id, step, goes_on))
     parent_id = self.request.id
-    while following is not None:
-        claim = following
+    while following is not None and following.next is not None:
+        place, run = following.next, partial(parts.runner.go_on, following, goes_on)
         reach(FaultPoint.STEP_GONE_ON, task_id)
         following = None
-        place = Dispatch(task_id, claim.lease.step, claim.task.urgency, claim.task.lane)
         with shown(app, place, parent_id, self.request.hostname) as shown_step:
             parent_id = shown_step.id
-            run = partial(parts.runner.go_on, claim, goes_on)
-            shown_step.result, following = _ended(task_id, claim.lease.step, parent_id, run)
+            shown_step.result, following = _ended(task_id, place.step, parent_id, run)
     return text
 
 
-def _ended(task_id: str, step: int, celery_id: str, run: Callable[[], StepResult]) -> tuple[str, Claim | None]:
-    """Run a step and ring for what follows; says how it ended, and gives the successor where that is claimed already.
+def _ended(task_id: str, step: int, celery_id: str, run: Callable[[], StepResult]) -> tuple[str, StepResult | None]:
+    """Run a step and ring for what follows; says how it ended, and gives its result where the successor is claimed.
 
     Raises:
         StepFailed: the business task stopped as failed.
@@ -94,7 +92,8 @@ def _ended(task_id: str, step: int, celery_id: str, run: Callable[[], StepResult
         return _text(result.outcome, result.detail), None
     if result.claim is None:
         _send_successor(result.next, celery_id)
-    return _text(result.outcome, result.detail) if result.detail else f"next step {result.next.step}", result.claim
+    text = _text(result.outcome, result.detail) if result.detail else f"next step {result.next.step}"
+    return text, None if result.claim is None else result
 
 
 @app.task(name=DELEGATE, throws=(DelegationFailed,))  # type: ignore[untyped-decorator]  # celery ships no types

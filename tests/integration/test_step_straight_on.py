@@ -52,8 +52,8 @@ def test_each_step_is_journaled_as_if_it_had_come_by_message(three: World) -> No
     first = runner.run("t-1", 1, always)
     assert (first.outcome, claimed(first).lease.step) == ("next", 2)
     assert three.store.task("t-1").next_step == 2
-    second = runner.go_on(claimed(first), always)
-    third = runner.go_on(claimed(second), always)
+    second = runner.go_on(first, always)
+    third = runner.go_on(second, always)
     assert (third.outcome, third.claim) == ("completed", None)
 
     history = three.store.history("t-1")
@@ -87,7 +87,7 @@ def test_a_pause_a_cancel_or_a_stop_ends_it_at_the_boundary(three: World) -> Non
 
     second = runner.run("t-1", 2, always)
     stopping = three.runner(stopping=lambda: True)
-    handed = stopping.go_on(claimed(second), always)
+    handed = stopping.go_on(second, always)
     assert (handed.outcome, handed.next) == ("handed back", Dispatch("t-1", 3))
     assert three.store.task("t-1").lost_leases == 0
 
@@ -104,7 +104,7 @@ def test_an_event_that_came_meanwhile_is_merged_by_the_step_that_follows(three: 
     three.submit(*FIELDS)
     runner = three.runner()
     first = runner.run("t-1", 1, lambda _: bool(three.take(EventMessage("t-1", {"seen": 1}, None))))
-    runner.go_on(claimed(first), always)
+    runner.go_on(first, always)
     assert three.data()["seen"] == 1
 
 
@@ -153,7 +153,7 @@ def play(world: World, *, straight_on: bool) -> None:
     if straight_on:
         result = runner.run("t-2", 1, always)
         while result.claim is not None:
-            result = runner.go_on(result.claim, always)
+            result = runner.go_on(result, always)
     else:
         for step in (1, 2, 3):
             runner.run("t-2", step)

@@ -16,11 +16,11 @@ from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import PartialFailure, TaskState
 from orchestrator.errors import BadAnswer, PlannerRefused, PlannerUnavailable
 from orchestrator.flow.divergence import NoChoice
+from orchestrator.flow.execution import StepLimits
 from orchestrator.flow.past import Past
 from orchestrator.flow.ports import PlanRequest
 from orchestrator.flow.simulate import Simulation, Verdict, simulate
 from orchestrator.flow.trial import Trial
-from orchestrator.flow.turn import StepLimits
 from tests.support.journal import Journal, agent, calls, control, records
 
 NOW = Usage("openai:now", 400, 20, 0.1, 1.0, "2")

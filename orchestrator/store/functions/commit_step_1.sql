@@ -1,7 +1,9 @@
 -- One fenced commit of a step in the two shapes that make up nearly all of them:
 --   p_state null: the step goes on. Its decision is recorded with its delegations, those to be called now in flight.
 --   p_state 'processing' or 'completed': the step is finished; the task goes on with p_next_step, or ends.
--- With p_next_owner a task that goes on is claimed for its next step in the same breath, unless it is paused.
+-- With p_next_owner a task that goes on is claimed for its next step in the same breath, unless it is paused; with
+-- p_ahead (the columns of `steps`, and `delegations`) that step's decision is recorded too, its call in flight, unless
+-- there is something that has to be looked at before.
 -- `outcome`: 'written'; 'other': nothing was written, since the case is none of these (the lease is another's, a cancel
 -- was asked for, events came in, the decision is on record): the caller writes it the long way.
 CREATE FUNCTION commit_step_1(
@@ -12,10 +14,10 @@ CREATE FUNCTION commit_step_1(
     p_context jsonb, p_origins jsonb, p_version integer, p_changes jsonb,
     p_state text, p_next_step integer, p_end_reason text, p_progress boolean, p_stall interval,
     p_update jsonb, p_known integer, p_required integer,
-    p_next_owner text, p_lease_for interval
+    p_next_owner text, p_lease_for interval, p_ahead jsonb
 ) RETURNS TABLE (
     outcome text, cancel_requested boolean, paused boolean, step jsonb, delegations jsonb,
-    task jsonb, events jsonb, questions jsonb
+    task jsonb, events jsonb, questions jsonb, ahead jsonb, ahead_delegations jsonb
 )
 -- Everything is found by its key, also where a young table's statistics say that reading it whole is cheaper.
 -- And always in the same way: planned once a connection instead of six times.
@@ -26,6 +28,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     moved tasks%ROWTYPE;
     new_delegations integer := coalesce(jsonb_array_length(p_delegations), 0);
+    ahead_calls integer := 0;
 BEGIN
     IF p_decision IS NOT NULL AND EXISTS (
         SELECT FROM steps WHERE task_id = p_task_id AND step_number = p_step AND decision IS NOT NULL)
@@ -45,10 +48,23 @@ BEGIN
         END IF;
     END IF;
 
+    IF p_ahead IS NOT NULL THEN
+        -- What came in is merged, and what people answered is taken, before anything is decided.
+        IF EXISTS (SELECT FROM inbox
+                   WHERE task_id = p_task_id AND state IN ('pending', 'early') AND NOT id = ANY(p_merged))
+            OR EXISTS (SELECT FROM questions WHERE task_id = p_task_id AND state IN ('open', 'answered'))
+            OR EXISTS (SELECT FROM steps WHERE task_id = p_task_id AND step_number = p_next_step)
+        THEN
+            p_ahead := NULL;
+        ELSE
+            ahead_calls := jsonb_array_length(p_ahead -> 'delegations');
+        END IF;
+    END IF;
+
     UPDATE tasks SET
         lost_leases = 0,
         updated_at = now(),
-        spent_delegations = spent_delegations + new_delegations,
+        spent_delegations = spent_delegations + new_delegations + CASE WHEN paused THEN 0 ELSE ahead_calls END,
         spent_tokens = coalesce(p_spent_tokens, spent_tokens),
         spent_money = coalesce(p_spent_money, spent_money),
         reserved_tokens = CASE WHEN p_spent_tokens IS NULL THEN reserved_tokens ELSE 0 END,
@@ -91,6 +107,10 @@ BEGIN
     outcome := 'written';
     cancel_requested := moved.cancel_requested;
     paused := moved.paused;
+    IF moved.lease_owner IS NULL OR p_state IS NULL THEN
+        ahead_calls := 0;
+        p_ahead := NULL;
+    END IF;
 
     IF p_decision IS NOT NULL THEN
         INSERT INTO steps (task_id, step_number, state, base_version, decision, reason, model, prompt_version, tokens_in,
@@ -103,23 +123,22 @@ BEGIN
             prompt_version = excluded.prompt_version, tokens_in = excluded.tokens_in,
             tokens_out = excluded.tokens_out, cost = excluded.cost, seconds = excluded.seconds,
             answers = excluded.answers, asked = excluded.asked, decided_at = now(), error_code = NULL, error = NULL;
-    ELSIF p_state IS NOT NULL THEN
-        INSERT INTO steps (task_id, step_number, state, base_version)
-        SELECT p_task_id, p_step, 'open', version FROM task_contexts
-        WHERE task_id = p_task_id
-          AND NOT EXISTS (SELECT FROM steps WHERE task_id = p_task_id AND step_number = p_step);
     END IF;
 
     IF new_delegations > 0 THEN
-        INSERT INTO delegations (task_id, step_number, index, agent, arguments, task, idempotency_key, side_effects,
-                                 reply_token, state, attempts, sent_at, deadline_at)
-        SELECT p_task_id, p_step, r.index, r.agent, r.arguments, r.task, r.key, r.side_effects, r.reply_token,
-               CASE WHEN r.deadline_at IS NULL THEN 'pending' ELSE 'in_flight' END,
-               CASE WHEN r.deadline_at IS NULL THEN 0 ELSE 1 END,
-               CASE WHEN r.deadline_at IS NOT NULL THEN now() END, r.deadline_at
-        FROM jsonb_to_recordset(p_delegations)
-            AS r(index int, agent text, arguments jsonb, task text, key text, side_effects boolean, reply_token text,
-                 deadline_at timestamptz);
+        WITH made AS (
+            INSERT INTO delegations (task_id, step_number, index, agent, arguments, task, idempotency_key, side_effects,
+                                     reply_token, state, attempts, sent_at, deadline_at)
+            SELECT p_task_id, p_step, r.index, r.agent, r.arguments, r.task, r.key, r.side_effects, r.reply_token,
+                   CASE WHEN r.deadline_at IS NULL THEN 'pending' ELSE 'in_flight' END,
+                   CASE WHEN r.deadline_at IS NULL THEN 0 ELSE 1 END,
+                   CASE WHEN r.deadline_at IS NOT NULL THEN now() END, r.deadline_at
+            FROM jsonb_to_recordset(p_delegations)
+                AS r(index int, agent text, arguments jsonb, task text, key text, side_effects boolean, reply_token text,
+                     deadline_at timestamptz)
+            RETURNING *
+        )
+        SELECT jsonb_agg(to_jsonb(made) ORDER BY made.index) INTO delegations FROM made;
     END IF;
 
     IF p_settlements IS NOT NULL THEN
@@ -146,6 +165,12 @@ BEGIN
             error_code = NULL, error = NULL, finished_at = now()
         WHERE task_id = p_task_id AND step_number = p_step
         RETURNING to_jsonb(steps) INTO step;
+        IF NOT FOUND THEN
+            INSERT INTO steps (task_id, step_number, state, base_version, attempts, result_version, finished_at)
+            SELECT p_task_id, p_step, 'finished', version, 1, coalesce(p_version, version), now()
+            FROM task_contexts WHERE task_id = p_task_id
+            RETURNING to_jsonb(steps) INTO step;
+        END IF;
     END IF;
 
     IF p_context IS NOT NULL THEN
@@ -162,8 +187,6 @@ BEGIN
     END IF;
 
     IF p_state IS NULL THEN
-        SELECT jsonb_agg(to_jsonb(d) ORDER BY d.index) INTO delegations
-        FROM delegations d WHERE task_id = p_task_id AND step_number = p_step;
         RETURN NEXT;
         RETURN;
     END IF;
@@ -179,18 +202,22 @@ BEGIN
             'since', replace(to_jsonb(coalesce(moved.ended_at, moved.updated_at)) #>> '{}', '+00:00', 'Z'),
             'spent', jsonb_build_object(
                 'steps', (SELECT count(*) FROM steps WHERE task_id = p_task_id AND decision IS NOT NULL),
-                'delegations', moved.spent_delegations, 'tokens', moved.spent_tokens, 'cost', moved.spent_money)))
+                'delegations', moved.spent_delegations - ahead_calls, 'tokens', moved.spent_tokens, 'cost', moved.spent_money)))
     FROM (
         SELECT count(*) AS present, count(*) FILTER (WHERE state IN ('succeeded', 'failed', 'compensated')) AS settled
         FROM delegations WHERE task_id = p_task_id AND step_number = p_next_step
     ) d;
 
+    IF moved.lease_owner IS NULL THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
+
     SELECT jsonb_agg(to_jsonb(d) ORDER BY d.index) INTO delegations
     FROM delegations d WHERE task_id = p_task_id AND step_number = p_step;
-
-    IF moved.lease_owner IS NOT NULL THEN
-        task := to_jsonb(moved) || jsonb_build_object(
-            'spent_money', moved.spent_money::text, 'reserved_money', moved.reserved_money::text);
+    task := to_jsonb(moved) || jsonb_build_object(
+        'spent_money', moved.spent_money::text, 'reserved_money', moved.reserved_money::text);
+    IF p_ahead IS NULL THEN
         SELECT jsonb_agg(jsonb_build_object('id', id, 'event_type', event_type, 'body', body,
                                             'received_at', received_at) ORDER BY id)
         INTO events
@@ -199,7 +226,29 @@ BEGIN
         FROM questions q LEFT JOIN steps s ON s.task_id = q.task_id AND s.step_number = q.step_number
         WHERE q.task_id = p_task_id AND NOT coalesce(s.superseded, false)
           AND (q.state IN ('open', 'answered') OR q.step_number = p_next_step);
+        RETURN NEXT;
+        RETURN;
     END IF;
+
+    INSERT INTO steps (task_id, step_number, state, base_version, decision, reason, model, prompt_version, tokens_in,
+                       tokens_out, cost, seconds, answers, asked, decided_at)
+    SELECT p_task_id, p_next_step, 'open', a.base_version, a.decision, a.reason, a.model, a.prompt_version, a.tokens_in,
+           a.tokens_out, a.cost, a.seconds, a.answers, a.asked, now()
+    FROM jsonb_to_record(p_ahead)
+        AS a(base_version int, decision jsonb, reason text, model text, prompt_version text, tokens_in int,
+             tokens_out int, cost numeric, seconds double precision, answers int, asked jsonb)
+    RETURNING to_jsonb(steps) INTO ahead;
+    WITH made AS (
+        INSERT INTO delegations (task_id, step_number, index, agent, arguments, task, idempotency_key, side_effects,
+                                 reply_token, state, attempts, sent_at, deadline_at)
+        SELECT p_task_id, p_next_step, r.index, r.agent, r.arguments, r.task, r.key, r.side_effects, r.reply_token,
+               'in_flight', 1, now(), r.deadline_at
+        FROM jsonb_to_recordset(p_ahead -> 'delegations')
+            AS r(index int, agent text, arguments jsonb, task text, key text, side_effects boolean, reply_token text,
+                 deadline_at timestamptz)
+        RETURNING *
+    )
+    SELECT jsonb_agg(to_jsonb(made) ORDER BY made.index) INTO ahead_delegations FROM made;
     RETURN NEXT;
 END
 $$
