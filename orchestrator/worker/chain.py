@@ -130,6 +130,11 @@ def message_of(ring: Ring) -> str:
 
 def sent_event(ring: Ring) -> dict[str, Any]:
     """The fields of Celery's event ``task-sent`` for it."""
+    return {**received_event(ring), "queue": ring.queue, "exchange": "", "routing_key": ring.queue}
+
+
+def received_event(ring: Ring) -> dict[str, Any]:
+    """The fields of Celery's event ``task-received`` for it."""
     return {
         "uuid": ring.celery_id,
         "root_id": ring.root_id,
@@ -140,9 +145,6 @@ def sent_event(ring: Ring) -> dict[str, Any]:
         "retries": 0,
         "eta": None,
         "expires": None,
-        "queue": ring.queue,
-        "exchange": "",
-        "routing_key": ring.queue,
     }
 
 

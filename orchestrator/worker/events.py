@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,6 +18,9 @@ from redis.exceptions import RedisError
 
 _AT_ONCE = 100
 """Events in one message."""
+
+_MANY = "task.multi"
+"""Routing key of several events about tasks in one message."""
 
 FLUSH_EVERY = 0.1
 """Seconds that an event may wait for others in a worker."""
@@ -54,9 +59,47 @@ class BufferedEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # celery s
 
 
 def _flush(consumer: Any) -> None:
-    if consumer.event_dispatcher is not None:
-        with suppress(OSError, OperationalError, RedisError):  # the connection's own steps notice
-            consumer.event_dispatcher.flush()
+    own = consumer.event_dispatcher
+    if own is None:
+        return
+    with suppress(OSError, OperationalError, RedisError):  # the connection's own steps notice
+        _send_gathered(own)
+        own.flush()
+
+
+def _send_gathered(own: Any) -> None:
+    """Send the events about tasks as kombu would, without what its producer and its encoder take for it."""
+    if own.serializer != "json":
+        return
+    with own.mutex:
+        gathered = own._group_buffer["task"]
+        if not gathered or own.producer is None:
+            return
+        batch = gathered[:]
+        channel, exchange = own.producer.channel, own.exchange.name
+        message = message_with(batch, exchange=exchange, hostname=own.hostname)
+        with channel.conn_or_acquire() as client:
+            client.publish(channel._get_publish_topic(exchange, _MANY), message)
+        # Other threads may have added some meanwhile.
+        del gathered[: len(batch)]
+
+
+def message_with(events: Sequence[Mapping[str, Any]], *, exchange: str, hostname: str) -> str:
+    """What goes to Redis for these events about tasks (kombu's form, its body not wrapped once more)."""
+    return json.dumps(
+        {
+            "body": json.dumps(events),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"hostname": hostname},
+            "properties": {
+                "delivery_mode": 1,
+                "delivery_info": {"exchange": exchange, "routing_key": _MANY},
+                "priority": 0,
+                "delivery_tag": str(uuid.uuid4()),
+            },
+        }
+    )
 
 
 _consumers: dict[int, Any] = {}
@@ -103,7 +146,7 @@ def _publish(app: Celery, producer: Any, hostname: str, events: Sequence[tuple[s
     for first in range(0, len(events), _AT_ONCE):
         producer.publish(
             [Event(kind, dict(fields), **common) for kind, fields in events[first : first + _AT_ONCE]],
-            routing_key="task.multi",
+            routing_key=_MANY,
             exchange=exchange.name,
             declare=[exchange],
             serializer=app.conf.event_serializer,

@@ -19,7 +19,7 @@ from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.turns import PLACES, place_of
 from orchestrator.errors import DispatchFailed, StepFailed
 from orchestrator.flow.execution import GoesOn
-from orchestrator.worker.chain import ring_of, sent_event
+from orchestrator.worker.chain import received_event, ring_of
 from orchestrator.worker.events import tell
 
 log = logging.getLogger(__name__)
@@ -85,18 +85,13 @@ class StraightOn:
 
 @contextmanager
 def shown(app: Celery, doorbell: Dispatch, parent_id: str, hostname: str) -> Iterator[Shown]:
-    """Show a step as a Celery task of its own: sent, received, started, and how it ended.
+    """Show a step as a Celery task of its own: received, started, and how it ended. (Nothing was sent.)
 
     `StepFailed` ends here: it is how this step ended, and no matter of the Celery task in whose message it ran.
     """
     ring = ring_of(doorbell, parent_id)
-    fields = {
-        name: value for name, value in sent_event(ring).items() if name not in {"queue", "exchange", "routing_key"}
-    }
     step = Shown(ring.celery_id)
-    tell(
-        app, hostname, [("task-sent", sent_event(ring)), ("task-received", fields), ("task-started", {"uuid": step.id})]
-    )
+    tell(app, hostname, [("task-received", received_event(ring)), ("task-started", {"uuid": step.id})])
     begun = time.monotonic()
 
     def ended(kind: str, **how: Any) -> None:

@@ -63,6 +63,8 @@ def test_steps_done_straight_on_are_seen_and_a_kill_between_them_loses_and_repea
         kind: {one["uuid"].split(":")[1]: one for one in events if one["type"] == kind and one["uuid"][:5] == "seen:"}
         for kind in ("task-sent", "task-received", "task-started", "task-succeeded")
     }
+    # The second was sent by nobody.
+    assert sorted(by_kind.pop("task-sent")) == ["1"]
     assert {kind: sorted(found) for kind, found in by_kind.items()} == {kind: ["1", "2"] for kind in by_kind}
     first, second = by_kind["task-received"]["1"], by_kind["task-received"]["2"]
     assert (second["root_id"], second["parent_id"]) == ("seen", first["uuid"])
