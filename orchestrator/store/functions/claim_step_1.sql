@@ -21,7 +21,7 @@ BEGIN
         lost_leases = lost_leases + CASE WHEN lease_until IS NULL THEN 0 ELSE 1 END,
         lease_until = now() + p_lease_for,
         -- When the lease ends; or as it is, where that is little later: then no index has to be told of the claim.
-        due_at = CASE WHEN due_at BETWEEN now() + p_lease_for AND now() + 1.25 * p_lease_for THEN due_at
+        due_at = CASE WHEN due_at BETWEEN now() + p_lease_for AND now() + 1.3 * p_lease_for THEN due_at
                       ELSE now() + p_lease_for END,
         -- Urgency gained by waiting: one level for each span of ageing, at most to the highest.
         aged = least(9, aged + coalesce(greatest(0, floor(extract(epoch FROM now() - ready_at) / p_ageing)), 0)),
