@@ -12,7 +12,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.flow.approval import approvals_for
 from orchestrator.flow.ask import Asking, course, question
 from orchestrator.flow.decide import decide
-from orchestrator.flow.delegate import new_delegations, started
+from orchestrator.flow.delegate import is_doubted, new_delegations, started
 from orchestrator.flow.execution import StepLimits
 from orchestrator.flow.limits import Gate, Limits
 from orchestrator.flow.planning import AtOnce, Planner, PlanRequest
@@ -67,7 +67,7 @@ class LookAhead:
         agent = self._agents.get(decision.calls[0].agent)
         place = Dispatch(turn.task.task_id, turn.lease.step, turn.task.urgency)
         gate = Gate(self._calls, place)
-        if agent is None or not gate.opens(agent):
+        if agent is None or is_doubted(agent, None, turn.task.doubted_at) or not gate.opens(agent):
             return None
         rows = new_delegations(turn.task, turn.lease.step, decision, self._agents)
         asked, offer = turn.question_asked

@@ -9,9 +9,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg2.extensions
 import pytest
-from sqlalchemy import event
 
 from orchestrator.domain.journal import Claim, Dispatch, StepState
 from orchestrator.domain.message import EventMessage, TaskMessage
@@ -19,13 +17,10 @@ from orchestrator.domain.task import TaskState
 from orchestrator.flow.step import StepResult
 from orchestrator.worker.chain import message_of, ring_of
 from tests.support.agents import reply
+from tests.support.counts import READ, Counts, commits, counted
 from tests.support.step_world import World, call
 
 FIELDS = ("a", "b", "c")
-
-
-READ = 2
-"""Statements of reading a task: settings of the transaction, and the row."""
 
 
 def always(_: Dispatch) -> bool:
@@ -111,40 +106,10 @@ def test_an_event_that_came_meanwhile_is_merged_by_the_step_that_follows(three: 
 # -- the guard ---------------------------------------------------------------------------------------------------------
 
 
-class Counts:
-    """Statements sent to PostgreSQL, by all connections of a store."""
-
-    def __init__(self) -> None:
-        self.statements = 0
-
-
 @pytest.fixture
 def counts(three: World) -> Iterator[Counts]:
-    found = Counts()
-
-    class Cursor(psycopg2.extensions.cursor):
-        def execute(self, query: Any, vars: Any = None) -> None:
-            found.statements += 1
-            super().execute(query, vars)
-
-    def count(connection: Any, _record: Any) -> None:
-        connection.cursor_factory = Cursor
-
-    three.store.engine.dispose()
-    event.listen(three.store.engine, "connect", count)
-    yield found
-    event.remove(three.store.engine, "connect", count)
-
-
-def commits(world: World) -> int:
-    """Commits of this database; those of this look among them."""
-    with world.store.engine.begin() as connection:
-        connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
-    with world.store.engine.begin() as connection:
-        found = connection.exec_driver_sql(
-            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
-        ).scalar_one()
-        return int(found)
+    with counted(three.store) as found:
+        yield found
 
 
 def play(world: World, *, straight_on: bool) -> None:
@@ -171,11 +136,11 @@ def test_a_step_costs_three_round_trips_and_commits_and_two_where_it_goes_straig
         three.agent.script(f"/{name}", reply({name: name.upper()}))
     three.take(TaskMessage("t-2", "Do it", FIELDS, {}))
     # A look at the counters commits as well, and so does the read at the end of `play`.
-    looks = -commits(three) + commits(three)
-    before, sent = commits(three), counts.statements
+    looks = -commits(three.store) + commits(three.store)
+    before, sent = commits(three.store), counts.statements
     play(three, straight_on=straight_on)
     statements = counts.statements - sent - READ
-    made = commits(three) - before - looks - 1
+    made = commits(three.store) - before - looks - 1
     assert statements <= most, f"{statements} round trips for three steps"
     assert made <= most, f"{made} commits for three steps"
 

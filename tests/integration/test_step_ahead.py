@@ -1,0 +1,245 @@
+"""The next step decided ahead, in the commit that ends this one: only where nothing has to be looked at before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.delegation import DelegationState
+from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.limits import Limited, NotNow
+from orchestrator.domain.message import EventMessage, TaskMessage
+from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.flow.execution import StepResult
+from orchestrator.flow.limits import Permit
+from orchestrator.llm.rules import RulesPlanner
+from tests.support.agents import reply
+from tests.support.counts import READ, commits, counted
+from tests.support.step_world import World
+
+FIELDS = ("a", "b", "c")
+
+
+def always(_: Dispatch) -> bool:
+    return True
+
+
+@pytest.fixture
+def chain(world: World) -> World:
+    """Three agents, each of which needs what the one before gives, and the rules, which decide in memory."""
+    before = "x"
+    for name in FIELDS:
+        world.add_agent(name, reply({name: name.upper()}), requires={"given": f"/{before}"}, idempotent=True)
+        before = name
+    world.planner = RulesPlanner()
+    return world
+
+
+def submit(world: World, task_id: str = "t-1") -> None:
+    for name in FIELDS:
+        world.agent.script(f"/{name}", reply({name: name.upper()}), idempotent=True)
+    world.take(TaskMessage(task_id, "Do it", FIELDS, {"x": 1}))
+
+
+def posts(world: World, agent: str) -> int:
+    return len(world.agent.ledger().posts(f"/{agent}"))
+
+
+def straight_on(world: World, task_id: str = "t-1") -> list[StepResult]:
+    """A task done by one worker; how each step ended."""
+    runner = world.runner()
+    results = [runner.run(task_id, 1, always)]
+    while results[-1].claim is not None:
+        results.append(runner.go_on(results[-1], always))
+    return results
+
+
+def journal_of(world: World, task_id: str) -> list[Mapping[str, Any]]:
+    """All that is kept of a task but ids and moments."""
+    return [
+        {
+            "step": (entry.step.number, entry.step.state, entry.step.attempts),
+            "versions": (entry.step.base_version, entry.step.result_version),
+            "decision": entry.step.decision and replace(entry.step.decision, usage=None),  # type: ignore[arg-type]  # timed
+            "asked": entry.step.asked,
+            "moments": [moment is not None for moment in (entry.step.decided_at, entry.step.finished_at)],
+            "calls": [
+                (one.agent, one.arguments, one.task, one.state, one.attempts, one.reply, one.sent_at is not None)
+                for one in entry.delegations
+            ],
+        }
+        for entry in world.store.history(task_id)
+    ]
+
+
+def told_of(world: World, task_id: str) -> list[Mapping[str, Any]]:
+    def without_moments(body: Mapping[str, Any]) -> dict[str, Any]:
+        progress = {name: value for name, value in body["progress"].items() if name != "since"}
+        return {
+            **{
+                name: value
+                for name, value in body.items()
+                if name not in {"update_id", "task_id", "occurred_at", "source"}
+            },
+            "progress": progress,
+        }
+
+    return [without_moments(row.body) for row in world.store.updates(task_id)]
+
+
+def test_what_is_kept_and_told_is_the_same_as_by_messages(chain: World) -> None:
+    submit(chain)
+    for step in (1, 2, 3):
+        chain.run_step(step)
+    submit(chain, "t-2")
+    results = straight_on(chain, "t-2")
+    assert [result.outcome for result in results] == ["next", "next", "completed"]
+    assert [result.gate is not None for result in results] == [True, True, False]
+    assert journal_of(chain, "t-2") == journal_of(chain, "t-1")
+    assert told_of(chain, "t-2") == told_of(chain, "t-1")
+    one, other = chain.store.task("t-1"), chain.store.task("t-2")
+    assert (one.spent, one.idle_steps, one.state) == (other.spent, other.idle_steps, other.state)
+    assert other.state is TaskState.COMPLETED
+
+
+def test_the_decision_and_its_call_are_on_record_before_the_request_leaves(chain: World) -> None:
+    submit(chain)
+    first = chain.runner().run("t-1", 1, always)
+    assert first.claim is not None and first.claim.begun
+    step = chain.store.history("t-1")[-1]
+    assert step.step.number == 2 and step.step.decision is not None
+    (delegation,) = step.delegations
+    assert (delegation.agent, delegation.state, delegation.attempts) == ("b", DelegationState.IN_FLIGHT, 1)
+    assert posts(chain, "b") == 0
+    assert chain.store.task("t-1").spent.delegations == 2
+    # A worker that is told to stop now sends what is marked as sent, and hands back the step after it.
+    told = chain.runner(stopping=lambda: True).go_on(first, always)
+    assert (told.outcome, told.next, told.claim) == ("next", Dispatch("t-1", 3), None)
+    assert posts(chain, "b") == 1
+
+
+def test_what_came_in_meanwhile_is_looked_at_before_anything_is_decided(chain: World) -> None:
+    submit(chain)
+    runner = chain.runner()
+    first = runner.run("t-1", 1, lambda _: bool(chain.take(EventMessage("t-1", {"b": "from the event"}, None))))
+    assert first.claim is not None
+    assert (first.claim.begun, first.gate) == (False, None)
+    assert len(chain.store.history("t-1")) == 1
+    second = runner.go_on(first, always)
+    assert second.outcome == "completed"
+    assert chain.data()["b"] == "from the event"
+    assert posts(chain, "b") == 0, "the event gave what the agent would have"
+
+
+@pytest.mark.parametrize("hand", ["pause", "cancel"])
+def test_a_person_who_stops_the_task_meanwhile_stops_it_before_the_next_call(chain: World, hand: str) -> None:
+    submit(chain)
+
+    def meanwhile(_: Dispatch) -> bool:
+        getattr(chain.store, hand)("t-1", who="ann", why="wait")
+        return True
+
+    first = chain.runner().run("t-1", 1, meanwhile)
+    assert (first.claim, first.gate) == (None, None)
+    assert posts(chain, "b") == 0
+    assert [len(entry.delegations) for entry in chain.store.history("t-1")] == [1]
+    assert chain.store.task("t-1").spent.delegations == 1
+
+
+def test_a_worker_that_dies_before_the_request_leaves_an_agent_without_keys_unknown(chain: World) -> None:
+    chain.specs["b"] = replace(chain.specs["b"], idempotent=False)
+    submit(chain)
+    first = chain.runner().run("t-1", 1, always)
+    assert first.claim is not None and first.claim.begun
+    chain.sql("UPDATE tasks SET lease_until = now() - interval '1 second'")
+    again = chain.run_step(2)
+    task = chain.store.task("t-1")
+    assert (again.outcome, task.waits_for) == ("waiting", WaitsFor.PERSON)
+    assert posts(chain, "b") == 0
+    chain.specs["b"] = replace(chain.specs["b"], idempotent=True)
+    chain.sql("UPDATE tasks SET due_at = now()")
+    assert chain.run_step(2).outcome == "next"
+    assert posts(chain, "b") == 1
+
+
+class Counting:
+    """Limits that count permits, and refuse those of some agents."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused = refused
+        self.held = 0
+
+    def enter(self, what: Limited, waiter: Dispatch) -> Permit | NotNow:  # noqa: ARG002 - the port's signature
+        if what.name in self.refused:
+            return NotNow("agent_at_capacity", f"{what.name} is at capacity", 5.0)
+        self.held += 1
+        return _Held(self)
+
+
+class _Held:
+    def __init__(self, limits: Counting) -> None:
+        self._limits = limits
+        self._left = False
+
+    def leave(self, well: bool | None) -> None:  # noqa: ARG002 - the port's signature
+        if not self._left:
+            self._limits.held -= 1
+        self._left = True
+
+
+def test_an_agent_at_capacity_is_not_marked_as_called(chain: World) -> None:
+    chain.calls = limits = Counting("b")
+    submit(chain)
+    first, second = straight_on(chain)
+    assert first.claim is not None and not first.claim.begun
+    (delegation,) = chain.store.history("t-1")[-1].delegations
+    assert (second.outcome, delegation.state, delegation.attempts) == ("waiting", DelegationState.PENDING, 0)
+    assert limits.held == 0
+
+
+def test_permits_are_given_back_whatever_becomes_of_the_call(chain: World) -> None:
+    chain.calls = limits = Counting()
+    submit(chain)
+    assert len(straight_on(chain)) == 3
+    assert limits.held == 0
+    # One for a call that is not made after all, since something came in between.
+    submit(chain, "t-2")
+    first = chain.runner().run("t-2", 1, lambda _: bool(chain.take(EventMessage("t-2", {"y": 1}, None))))
+    assert first.claim is not None and not first.claim.begun
+    assert limits.held == 0
+
+
+def test_a_call_that_needs_approval_is_decided_in_a_step_of_its_own(chain: World) -> None:
+    chain.specs["b"] = replace(chain.specs["b"], requires_approval=True)
+    submit(chain)
+    first, second = straight_on(chain)
+    assert first.claim is not None and not first.claim.begun
+    assert (second.outcome, chain.store.task("t-1").waits_for) == ("waiting", WaitsFor.PERSON)
+    assert posts(chain, "b") == 0
+
+
+def test_a_doubted_call_is_not_sent_ahead(chain: World) -> None:
+    chain.specs["b"] = replace(chain.specs["b"], idempotent=False)
+    submit(chain)
+    chain.sql("UPDATE tasks SET doubted_at = now()")
+    first, second = straight_on(chain)
+    assert first.claim is not None and not first.claim.begun
+    assert (second.outcome, posts(chain, "b")) == ("waiting", 0)
+
+
+def test_three_steps_cost_five_round_trips_and_commits(chain: World) -> None:
+    """The guard of docs/performance.md: claim, first decision, and one commit a step."""
+    submit(chain)
+    straight_on(chain)
+    submit(chain, "t-2")
+    with counted(chain.store) as counts:
+        looks = -commits(chain.store) + commits(chain.store)
+        before, sent = commits(chain.store), counts.statements
+        straight_on(chain, "t-2")
+        assert chain.store.task("t-2").state is TaskState.COMPLETED
+        statements = counts.statements - sent - READ
+        made = commits(chain.store) - before - looks - 1
+    assert statements <= 5 and made <= 5
