@@ -61,6 +61,8 @@ class Verdict:
     seconds_to_quiet: float | None = None
     seconds_to_normal: float | None = None
     """From the last fault until nobody waited for the product to recover from it."""
+    normal_within: dict[str, str] = field(default_factory=dict)
+    """What that may be at most for tasks and for the bridge, and how it comes about."""
     waited_for: dict[str, float] = field(default_factory=dict)
     """Until how many seconds after the last fault somebody waited for what."""
     moving_at_first: int = 0

@@ -20,8 +20,13 @@ import redis
 from orchestrator.domain.limits import NOT_TRIED
 from orchestrator.worker.identity import has_died
 
-OF_AGENTS = frozenset({"an agent's retry policy", "an agent's job", "a look-up's deadline", "an agent's limit"})
-"""Waits that agents ask for, or their entries."""
+OF_AGENTS = frozenset(
+    {
+        *("an agent's retry policy", "an agent's job", "a look-up's deadline", "an agent's limit"),
+        *("an event or a person", "a person who paused it"),
+    }
+)
+"""Waits that agents ask for, or their entries; and those for others who are not the product."""
 
 OF_WORK = frozenset({"at work", "its turn in the queue", "the next sweep", "being read", "being published"})
 """Not waits: there is work, and it is being done. All other reasons are the product's recovery."""
@@ -98,11 +103,13 @@ class Calm:
             # Between a commit and its message there is a moment in which neither the row nor Redis has the doorbell.
             heard = at - self._unheard.get(_doorbell(row), at) < PATIENCE
             reason = why_waiting(row, queued=heard, sweep=self.sweep)
+            if reason == "an event or a person" and self._all_is_in(found.taken):
+                reason = "an event that has come"
             moving[reason] += 1
             self.last_one[reason] = str(row["what"])
         if found.taken != self._taken:
             self._taken, self._took_at = found.taken, at
-        if any(found.taken.get(place, 0) < end for place, end in self.ends.items()):
+        if self.ends and not self._all_is_in(found.taken):
             moving["being read" if at - self._took_at < PATIENCE else "the bridge to read"] += 1
         if found.unpublished:
             moving["being published" if found.oldest < PATIENCE else "the bridge to publish"] += found.unpublished
@@ -116,10 +123,13 @@ class Calm:
         self.last_seen |= dict.fromkeys(moving, at)
         return not moving
 
-    @property
-    def normal_after(self) -> float:
-        """Seconds until the last wait was seen that is the product's recovery."""
-        return max((at for reason, at in self.last_seen.items() if reason not in OF_AGENTS | OF_WORK), default=0.0)
+    def _all_is_in(self, taken: Mapping[str, int]) -> bool:
+        """Whether every record that Kafka has is known to be taken in: then so is each event that was ever sent."""
+        return bool(self.ends) and all(taken.get(place, 0) >= end for place, end in self.ends.items())
+
+    def recovering(self) -> dict[str, float]:
+        """Of each wait that is the product's recovery, until when it was seen."""
+        return {reason: at for reason, at in self.last_seen.items() if reason not in OF_AGENTS | OF_WORK}
 
     def told(self) -> dict[str, float]:
         """Reason and until when it was seen, the latest first."""

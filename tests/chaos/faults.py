@@ -24,6 +24,8 @@ class Striker:
         self._busy: dict[str, threading.Lock] = defaultdict(threading.Lock)
         """A target is struck again only when it is whole: starting a server may take longer than was planned."""
         self.struck: list[Fault] = []
+        self.over: list[tuple[Fault, float]] = []
+        """Each with the moment (monotonic) at which it was undone."""
         self.failures: list[str] = []
         """Faults that could not be carried out or undone: defects of the storm itself."""
 
@@ -49,6 +51,7 @@ class Striker:
             with self._busy[fault.target]:
                 _BLOWS[fault.kind](self._world, fault)
             self.struck.append(fault)
+            self.over.append((fault, time.monotonic()))
         except Exception as error:  # noqa: BLE001  # told at the end; the storm goes on
             self.failures.append(f"{fault}: {error!r}")
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 
 import psycopg2
 
@@ -47,10 +48,15 @@ class _Deaf:
 
 
 class People:
-    """Do what is planned, and remember what was accepted."""
+    """Do what is planned, and remember what was accepted.
 
-    def __init__(self, database_url: str) -> None:
-        self._store = PostgresStore(make_engine(database_url, application="orchestrator-cli"))
+    Args:
+        stall: seconds after which their doorbells, all of which are lost, are rung by the sweep.
+    """
+
+    def __init__(self, database_url: str, stall: float) -> None:
+        engine = make_engine(database_url, application="orchestrator-cli")
+        self._store = PostgresStore(engine, stall=timedelta(seconds=stall))
         self._control = Control(self._store, _Deaf())
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="person")
         self._stopped = threading.Event()
@@ -58,6 +64,8 @@ class People:
         """Tasks that stood still for a while."""
         self.canceled: dict[str, bool] = {}
         """Tasks that somebody tried to cancel: whether with an undo. They may have ended before."""
+        self.last_word_at = 0.0
+        """When (monotonic) something was last told."""
         self.ended: set[str] = set()
         """Those of them that were told to be canceled at once."""
 
@@ -92,6 +100,10 @@ class People:
                     return None
 
     def _try(self, deed: Deed) -> None:
+        self._tell(deed)
+        self.last_word_at = time.monotonic()
+
+    def _tell(self, deed: Deed) -> None:
         match deed.what:
             case "pause":
                 self.paused.add(deed.task_id)

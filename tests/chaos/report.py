@@ -45,6 +45,7 @@ def table(verdict: Verdict) -> str:
         _line("longest stall of a task", f"{verdict.longest_stall:.1f} s"),
         _line("quiet after the last fault", _seconds(verdict.seconds_to_quiet)),
         _line("recovered after the last fault", _seconds(verdict.seconds_to_normal)),
+        *(f"    {side} may take {most}" for side, most in verdict.normal_within.items()),
         f"  seen after the last fault ({verdict.moving_at_first} tasks and calls on their way then; "
         f"{verdict.load:g} processes for each processor), until",
         *(f"    {at:5.1f} s  {reason}{_whose(reason)}" for reason, at in verdict.waited_for.items()),

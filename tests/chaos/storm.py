@@ -17,6 +17,7 @@ import psycopg2
 from tests.chaos.audit import Audit, Verdict, last_movement
 from tests.chaos.calm import Calm
 from tests.chaos.faults import Striker
+from tests.chaos.normal import A_WORD, BRIDGE, STRUCK_BY_BRIDGE, TASKS, Waits, bound
 from tests.chaos.person import People, settle_what_is_unknown
 from tests.chaos.plan import DEFAULT_PACE, QUICK_PACE, Arrival, Fault, Pace, draw_arrivals, draw_deeds, draw_faults
 from tests.chaos.servers import Servers
@@ -62,7 +63,7 @@ def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
         faults = draw_faults(storm.seed, storm.duration, storm.pace, servers.can)
         arrivals = draw_arrivals(storm.seed, storm.duration, storm.rate)
         tell(f"seed {storm.seed}: {len(faults)} faults and {len(arrivals)} records in {storm.duration:g} s")
-        striker, people = Striker(world, tell), People(servers.database_url)
+        striker, people = Striker(world, tell), People(servers.database_url, storm.pace.stall)
         traffic = Traffic(servers.kafka, servers.topic)
         _rage(storm, striker, traffic, people, (faults, arrivals))
         calm = Calm(time.monotonic(), storm.pace.sweep)
@@ -79,7 +80,11 @@ def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
         world.stop()
         verdict = Audit(world, people, traffic.places).judge()
         verdict.seconds_to_quiet = max(0.0, (last - ended_at).total_seconds()) if quiet else None
-        verdict.seconds_to_normal = calm.normal_after if quiet else None
+        verdict.seconds_to_normal = max(calm.recovering().values(), default=0.0) if quiet else None
+        over = [(fault.kind, max(0.0, calm.began - at)) for fault, at in striker.over]
+        if people.last_word_at:
+            over.append((A_WORD, calm.began - people.last_word_at))
+        _require_normal(verdict, calm, over, _waits(storm, world, calm.load))
         verdict.waited_for = calm.told()
         verdict.moving_at_first = calm.moving_at_first
         verdict.load = round(calm.load, 1)
@@ -124,6 +129,21 @@ def _ending(world: World, traffic: Traffic, people: People) -> Callable[[], Mapp
         return ends_of_topics(world.servers.kafka, *map(world.servers.topic, ("tasks", "events")))
 
     return work
+
+
+def _waits(storm: Storm, world: World, load: float) -> Waits:
+    pace, session = storm.pace, world.servers.settings.kafka_session_timeout
+    return Waits(pace.sweep, pace.lease, pace.stall, session, world.start_takes, max(1.0, load))
+
+
+def _require_normal(verdict: Verdict, calm: Calm, over: Sequence[tuple[str, float]], waits: Waits) -> None:
+    """Everything moved again as soon as it must."""
+    for side in (TASKS, BRIDGE):
+        most = bound(side, over, waits)
+        verdict.normal_within[side.name] = f"{most.seconds:.1f} s ({most.why})"
+        for reason, at in calm.recovering().items():
+            if (side is BRIDGE) == (reason in STRUCK_BY_BRIDGE) and at > most.seconds:
+                verdict.complain(f"{reason}: {at:.1f} s after the last fault, and it may take {most.seconds:.1f} s")
 
 
 def _own_ends(world: World, faults: Sequence[Fault]) -> dict[str, int]:

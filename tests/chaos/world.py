@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,8 @@ class World:
     env: Mapping[str, str]
     folder: Path
     processes: dict[str, ManagedProcess] = field(default_factory=dict)
+    start_takes: float = 0.0
+    """Seconds until a process works, when all start at once."""
 
     def start(self, name: str) -> ManagedProcess:
         """Start (again) a process by its name: ``worker1``, ``bridge``, ``second bridge``, ``beat2``…"""
@@ -122,11 +125,13 @@ def running_world(folder: Path, seed: int, pace: Pace, servers: Servers) -> Iter
         }
         world = World(servers, witness, env, folder)
         try:
+            began = time.monotonic()
             for name in ("bridge", *WORKERS, *BEATS):
                 world.start(name)
             for name, process in world.processes.items():
                 program = name.strip("0123456789")
                 wait_for(lambda p=process, r=PROGRAMS[program][1]: r in p.log_text(), 120, f"{name} works")  # type: ignore[misc]  # defaults bind the loop's values
+            world.start_takes = time.monotonic() - began
             yield world
         finally:
             world.stop()
