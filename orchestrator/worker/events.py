@@ -22,6 +22,9 @@ _AT_ONCE = 100
 _MANY = "task.multi"
 """Routing key of several events about tasks in one message."""
 
+_MOST_GATHERED = 5_000
+"""Events that are sent before their time, by whichever thread has one more."""
+
 FLUSH_EVERY = 0.1
 """Seconds that an event may wait for others in a worker."""
 
@@ -45,7 +48,7 @@ class BufferedEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # celery s
         if own is None or not own.buffer_group:
             return
         own.on_send_buffered = None
-        own.buffer_limit = _AT_ONCE
+        own.buffer_limit = _MOST_GATHERED
         self._timer = consumer.timer.call_repeatedly(FLUSH_EVERY, _flush, (consumer,))
 
     def stop(self, consumer: Any) -> None:
@@ -63,25 +66,25 @@ def _flush(consumer: Any) -> None:
     if own is None:
         return
     with suppress(OSError, OperationalError, RedisError):  # the connection's own steps notice
-        _send_gathered(own)
-        own.flush()
+        by_us = own.serializer == "json"
+        if by_us:
+            _send_gathered(own)
+        own.flush(groups=not by_us)
 
 
 def _send_gathered(own: Any) -> None:
     """Send the events about tasks as kombu would, without what its producer and its encoder take for it."""
-    if own.serializer != "json":
+    gathered = own._group_buffer["task"]
+    if not gathered or own.producer is None:
         return
-    with own.mutex:
-        gathered = own._group_buffer["task"]
-        if not gathered or own.producer is None:
-            return
-        batch = gathered[:]
-        channel, exchange = own.producer.channel, own.exchange.name
-        message = message_with(batch, exchange=exchange, hostname=own.hostname)
-        with channel.conn_or_acquire() as client:
-            client.publish(channel._get_publish_topic(exchange, _MANY), message)
-        # Other threads may have added some meanwhile.
-        del gathered[: len(batch)]
+    channel, exchange = own.producer.channel, own.exchange.name
+    topic = channel._get_publish_topic(exchange, _MANY)
+    with own.mutex, channel.conn_or_acquire() as client:
+        # Those that other threads add meanwhile wait for the next time.
+        for _ in range(0, len(gathered), _AT_ONCE):
+            batch = gathered[:_AT_ONCE]
+            client.publish(topic, message_with(batch, exchange=exchange, hostname=own.hostname))
+            del gathered[: len(batch)]
 
 
 def message_with(events: Sequence[Mapping[str, Any]], *, exchange: str, hostname: str) -> str:
