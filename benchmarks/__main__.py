@@ -27,8 +27,8 @@ RAW_THREADS = 16
 IDLE_TASKS = 60
 IN_FLIGHT = 500
 IN_FLIGHT_DELAY = 1.0
-PARTS = ("in-flight", "load", "intake", "rows", "workers", "context")
-"""Parts of a run that can be left out, beside throughput and an idle task."""
+PARTS = ("in-flight", "load", "workers", "context", "rows", "intake")
+"""Parts of a run that can be left out, beside throughput and an idle task. Intake comes last: it leaves a backlog."""
 INTAKE_RECORDS = 20_000
 ROWS = (100_000, 1_000_000)
 """Waiting and finished tasks in the tables."""
@@ -137,8 +137,8 @@ def _grow(bench: Bench, options: argparse.Namespace, results: dict[str, Any]) ->
         "load": lambda: growth.under_load(run, results["ours"]["steps_per_second"]),
         "workers": lambda: growth.by_workers(run, tasks),
         "context": lambda: growth.by_context(run, tasks),
-        "intake": lambda: growth.intake(bench, env, INTAKE_RECORDS),
         "rows": lambda: growth.among_rows(bench, run, tasks, *ROWS),
+        "intake": lambda: growth.intake(bench, env, INTAKE_RECORDS),
     }
     for name, measure in parts.items():
         if name not in options.skip:
@@ -167,6 +167,9 @@ def _ours(bench: Bench, options: argparse.Namespace, extra: dict[str, str]) -> d
 def _ours_in_flight(bench: Bench, env: dict[str, str]) -> dict[str, Any]:
     bench.use_agents(IN_FLIGHT_DELAY)
     env = {**env, "ORCHESTRATOR_CONCURRENCY": str(IN_FLIGHT), "ORCHESTRATOR_DATABASE_POOL": "20"}
+    if "ORCHESTRATOR_STRAIGHT_ON" in env:
+        # Longer than the agents take, or no step would be gone straight on to.
+        env["ORCHESTRATOR_STRAIGHT_ON"] = str(10 * IN_FLIGHT_DELAY)
     with bench.workers(*_our_workers(1), env=env, until="[queues]") as workers:
         figures(bench.start("benchmarks.ours", 50, env=env))  # warm up
         program = bench.start("benchmarks.ours", IN_FLIGHT, env=env)

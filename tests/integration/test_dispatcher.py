@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from kombu.utils import functional
 from redis import Redis
+from redis.connection import AbstractConnection
 
 from orchestrator.devstack.stack import EmbeddedStack
 from orchestrator.domain.journal import Dispatch
@@ -65,6 +67,24 @@ def test_a_doorbell_holds_ids_and_numbers_only(redis_url: str) -> None:
     assert message["headers"]["id"].startswith("order%2F1:7:")
     assert not embed["chain"]
     with_ids.close()
+
+
+def test_a_doorbell_is_one_message_to_redis(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard of docs/performance.md: a step by message sends its successor in one round trip."""
+    dispatcher = dispatcher_on(redis_url)
+    dispatcher.dispatch([Dispatch("first", 1)])
+    sent: list[Any] = []
+    send: Callable[..., None] = AbstractConnection.send_packed_command
+
+    def noted(self: AbstractConnection, command: Any, *args: Any, **kwargs: Any) -> None:
+        sent.append(command)
+        send(self, command, *args, **kwargs)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", noted)
+    for step in (2, 3, 4):
+        dispatcher.dispatch([Dispatch("first", step)], parent_id="first:1:0")
+    assert len(sent) == 3, sent
+    dispatcher.close()
 
 
 def test_the_backlog_counts_every_priority_and_urgent_ones_come_first(redis_url: str) -> None:

@@ -17,7 +17,7 @@ from orchestrator.flow.execution import StepResult
 from orchestrator.flow.limits import Permit
 from orchestrator.llm.rules import RulesPlanner
 from tests.support.agents import reply
-from tests.support.counts import READ, commits, counted
+from tests.support.counts import READ, commits, counted, wal_of
 from tests.support.step_world import World
 
 FIELDS = ("a", "b", "c")
@@ -243,3 +243,24 @@ def test_three_steps_cost_five_round_trips_and_commits(chain: World) -> None:
         statements = counts.statements - sent - READ
         made = commits(chain.store) - before - looks - 1
     assert statements <= 5 and made <= 5
+
+
+@pytest.mark.parametrize(("straight", "most_records", "most_bytes"), [(False, 108, 17_000), (True, 90, 15_500)])
+def test_three_steps_write_so_much_to_the_log_of_postgresql(
+    chain: World, straight: bool, most_records: int, most_bytes: int
+) -> None:
+    """The guard of docs/performance.md: some 33 records and 5 kB a step."""
+    submit(chain)
+    straight_on(chain)
+    submit(chain, "t-2")
+    before = wal_of(chain.store)
+    if straight:
+        straight_on(chain, "t-2")
+    else:
+        for step in (1, 2, 3):
+            chain.run_step(step, "t-2")
+    after = wal_of(chain.store)
+    assert chain.store.task("t-2").state is TaskState.COMPLETED
+    records, size = after[0] - before[0], after[1] - before[1]
+    assert 30 < records <= most_records, records
+    assert size <= most_bytes, size

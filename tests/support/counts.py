@@ -50,3 +50,18 @@ def commits(store: PostgresStore) -> int:
             "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
         ).scalar_one()
         return int(found)
+
+
+def wal_of(store: PostgresStore) -> tuple[int, int]:
+    """WAL that the connection at the top of the store's pool has written so far: records, and bytes beside page images.
+
+    A page's image goes in with its first change after a checkpoint, so their number is a matter of chance; each is
+    counted at its largest, 8 kB.
+    """
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+    with store.engine.begin() as connection:
+        row = connection.exec_driver_sql(
+            "SELECT wal_records, wal_bytes - 8192 * wal_fpi FROM pg_stat_get_backend_wal(pg_backend_pid())"
+        ).one()
+        return int(row[0]), int(row[1])
