@@ -86,6 +86,8 @@ class Budget:
 
     def for_task(self, own: Mapping[str, Any], raised: Mapping[str, Any]) -> Budget:
         """The bounds of one task: the smaller of these and its ``own``, plus what people ``raised`` them by."""
+        if not own and not raised:
+            return self
         bounds: dict[str, Decimal | None] = {}
         for resource in Resource:
             named = [_decimal(bound) for bound in (getattr(self, resource), own.get(resource)) if bound is not None]
@@ -100,17 +102,19 @@ class Budget:
 
     def used(self, spent: Spent, *, step: int, seconds: float) -> tuple[Used, ...]:
         """How far each bounded resource is used up; ``step`` is the number of the present step."""
-        amounts = {
-            Resource.STEPS: Decimal(step),
-            Resource.DELEGATIONS: Decimal(spent.delegations),
-            Resource.TOKENS: Decimal(spent.tokens + spent.reserved_tokens),
-            Resource.MONEY: spent.money + spent.reserved_money,
-            Resource.SECONDS: Decimal(str(round(seconds, 3))),
-        }
-        bounds = {resource: getattr(self, resource) for resource in Resource}
-        return tuple(
-            Used(resource, amounts[resource], Decimal(bound)) for resource, bound in bounds.items() if bound is not None
-        )
+        found: list[Used] = []
+        if self.steps is not None:
+            found.append(Used(Resource.STEPS, Decimal(step), Decimal(self.steps)))
+        if self.delegations is not None:
+            found.append(Used(Resource.DELEGATIONS, Decimal(spent.delegations), Decimal(self.delegations)))
+        if self.tokens is not None:
+            tokens = Decimal(spent.tokens + spent.reserved_tokens)
+            found.append(Used(Resource.TOKENS, tokens, Decimal(self.tokens)))
+        if self.money is not None:
+            found.append(Used(Resource.MONEY, spent.money + spent.reserved_money, self.money))
+        if self.seconds is not None:
+            found.append(Used(Resource.SECONDS, Decimal(str(round(seconds, 3))), self.seconds))
+        return tuple(found)
 
     def ends_at(self, created_at: datetime) -> datetime | None:
         """When the time of a task accepted at ``created_at`` is over."""
