@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from kafka import TopicPartition
 
 from bridge.position import GroupOffset, Start, seen_of, where_to_begin
-from orchestrator.domain.message import Record
 from orchestrator.domain.server import Seen
 from orchestrator.flow.restores import BridgeStore
 
@@ -50,12 +49,10 @@ class Confirmed:
         """
         return start.offset is not None and self._offsets.get(_place(one), -1) >= start.offset
 
-    def took(self, records: Iterable[Record]) -> None:
-        """PostgreSQL has committed these."""
-        for record in records:
-            place = record.topic, record.partition
-            self._offsets[place] = record.offset + 1
-            self._seen[place] = self._store.seen
+    def took(self, following: Mapping[Place, int]) -> None:
+        """PostgreSQL has committed all before these offsets."""
+        self._offsets |= following
+        self._seen |= dict.fromkeys(following, self._store.seen)
 
     def given_up(self, mine: Iterable[TopicPartition]) -> None:
         """Only these are ours still."""

@@ -183,10 +183,10 @@ class _Session:
 
     def _commit(self, records: Sequence[Record]) -> None:
         """Tell Kafka what is safe, without waiting: where it fails, records are read again and recognised."""
-        for record in records:
-            self._safe[TopicPartition(record.topic, record.partition)] = record.offset + 1
-        self._confirmed.took(records)
-        places = {TopicPartition(record.topic, record.partition) for record in records}
+        following = {(record.topic, record.partition): record.offset + 1 for record in records}
+        places = {TopicPartition(*place): offset for place, offset in following.items()}
+        self._safe |= places
+        self._confirmed.took(following)
         committable = {place: where for place, where in self._committable().items() if place in places}
         self._consumer.commit_async(committable, callback=_tell_failed_commit)
 
@@ -361,7 +361,7 @@ def _record(item: Any) -> Record:
         -1 if item.timestamp is None else item.timestamp,
         item.key,
         item.value,
-        tuple((name, value or b"") for name, value in item.headers),
+        tuple((name, value or b"") for name, value in item.headers) if item.headers else (),
     )
 
 

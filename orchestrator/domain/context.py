@@ -70,6 +70,8 @@ class Context:
     @property
     def field_problems(self) -> Mapping[str, str]:
         """Why a value that is there does not fill its field, by field."""
+        if not self.field_schemas:
+            return {}
         found = {name: self.problem_of(name, self.collected_data.get(name)) for name in self.field_schemas}
         return {name: problem for name, problem in found.items() if problem is not None}
 
@@ -77,6 +79,8 @@ class Context:
     def known_data(self) -> Mapping[str, Any]:
         """What is known and may be built on: the collected data without values that do not fit their fields."""
         problems = self.field_problems
+        if not problems:
+            return self.collected_data
         return {name: value for name, value in self.collected_data.items() if name not in problems}
 
     def problem_of(self, name: str, value: Any) -> str | None:

@@ -21,6 +21,8 @@ def task_id_problem(task_id: str) -> str | None:
     """Say what is wrong with a task id, or None: 1 to 200 characters, none of them control or a lone surrogate."""
     if not 1 <= len(task_id) <= MAX_TASK_ID:
         return f"task_id must have 1 to {MAX_TASK_ID} characters, this one has {len(task_id)}"
+    if task_id.isascii() and task_id.isprintable():
+        return None
     if any(unicodedata.category(char) in {"Cc", "Cs"} for char in task_id):
         return "task_id must not contain control characters"
     return None

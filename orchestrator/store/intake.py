@@ -151,7 +151,7 @@ class IntakePart(Transactions):
 def _accept(
     connection: Connection, batch: Sequence[Received], admission: Admission, confirmed: Mapping[tuple[str, int], int]
 ) -> list[Taken]:
-    items = [Item(received) for received in batch]
+    items = [Item(received, received.record.digest) for received in batch]
     _write_inbox(connection, items)
     fresh = [item for item in items if item.taken is None]
     tasks: list[tuple[Item, TaskMessage]] = []
@@ -177,27 +177,27 @@ def _accept(
 
 def _write_inbox(connection: Connection, items: Sequence[Item]) -> None:
     """Insert what is new; whatever is not new is a duplicate: the same record, or the same message_id."""
-    inserted = connection.execute(_INSERT_INBOX, {"rows": jsonb([_inbox_row(item.received) for item in items])})
-    ids = {(r.topic, r.partition, r.record_offset, r.digest): r.id for r in inserted}
+    inserted = connection.execute(_INSERT_INBOX, {"rows": jsonb([_inbox_row(item) for item in items])})
+    ids = {tuple(place): number for number, *place in inserted}
     for item in items:
         record = item.record
-        item.inbox_id = ids.pop((record.topic, record.partition, record.offset, record.digest), None)
+        item.inbox_id = ids.pop((record.topic, record.partition, record.offset, item.digest), None)
         if item.inbox_id is None:
             item.taken = Taken(
                 Intake.DUPLICATE, task_id_of(item.received), reason="this record or message_id was there"
             )
 
 
-def _inbox_row(received: Received) -> dict[str, Any]:
-    record, message = received.record, received.message
+def _inbox_row(item: Item) -> dict[str, Any]:
+    record, message = item.record, item.received.message
     row: dict[str, Any] = {
         "topic": record.topic,
         "partition": record.partition,
         "record_offset": record.offset,
-        "digest": record.digest,
+        "digest": item.digest,
         "timestamp_ms": record.timestamp_ms,
         "headers": [],
-        "task_id": task_id_of(received),
+        "task_id": task_id_of(item.received),
     }
     match message:
         case TaskMessage():

@@ -16,6 +16,8 @@ class Item:
     """One record of the batch on its way through; ``taken`` is None until its fate is known."""
 
     received: Received
+    digest: str
+    """The record's."""
     inbox_id: int | None = None
     taken: Taken | None = None
 

@@ -62,7 +62,7 @@ def take_tasks(connection: Connection, tasks: Sequence[tuple[Item, TaskMessage]]
     starts = iter(admission.starts([(message.tenant, message.priority) for message in now_ones], new=True))
     begun = [(pair, LATER if _waits(pair[1], at) else next(starts)) for pair in messages]
     rows = jsonb([_task_row(item.record, message) | start.row() for (item, message), start in begun])
-    inserted = {r.task_id for r in connection.execute(_INSERT_TASKS, {"rows": rows})}
+    inserted = {task_id for (task_id,) in connection.execute(_INSERT_TASKS, {"rows": rows})}
     made: list[tuple[Item, TaskMessage]] = []
     repeated: list[tuple[Item, TaskMessage]] = []
     for (item, message), start in begun:
@@ -75,7 +75,7 @@ def take_tasks(connection: Connection, tasks: Sequence[tuple[Item, TaskMessage]]
             repeated.append((item, message))
     if made:
         connection.execute(
-            _INSERT_CONTEXTS, {"rows": jsonb([_context_row(item.record, message) for item, message in made])}
+            _INSERT_CONTEXTS, {"rows": jsonb([_context_row(item.record, message, at) for item, message in made])}
         )
     _compare(connection, repeated)
 
@@ -136,8 +136,7 @@ def _task_row(record: Record, message: TaskMessage) -> dict[str, Any]:
     }
 
 
-def _context_row(record: Record, message: TaskMessage) -> dict[str, Any]:
-    at = datetime.now(UTC)
+def _context_row(record: Record, message: TaskMessage, at: datetime) -> dict[str, Any]:
     changes = [
         Change(name, value, Origin("message", "event_data", at, pointer=f"/{name}"))
         for name, value in message.event_data.items()

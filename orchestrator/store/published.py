@@ -48,7 +48,8 @@ def update_body(
         body["field_problems"] = dict(problems)
     if low:
         body["budget_warnings"] = [dict(one) for one in low]
-    if len(canonical_json(body["collected_data"]).encode("utf-8", "surrogatepass")) > MAX_DATA_BYTES:
+    data = body["collected_data"]
+    if data and len(canonical_json(data).encode("utf-8", "surrogatepass")) > MAX_DATA_BYTES:
         body |= {"collected_data": None, "truncated": True}
     if source is not None:
         body["source"] = dict(source)

@@ -10,7 +10,6 @@ from kafka import TopicPartition
 
 from bridge.confirmed import Confirmed
 from bridge.position import GroupOffset, is_ours, mark, seen_of, where_to_begin
-from orchestrator.domain.message import Record
 from orchestrator.domain.server import Seen
 from orchestrator.domain.turns import Window
 from orchestrator.flow.ports import Received, Taken
@@ -63,10 +62,6 @@ class Store:
         self.new += topics
 
 
-def record(offset: int) -> Record:
-    return Record("tasks", 0, offset, 1, None, b"{}")
-
-
 def test_what_kafka_remembers_of_postgresql_is_compared_before_reading_begins() -> None:
     store = Store()
     store.offsets["tasks", 0] = 7
@@ -86,7 +81,7 @@ def test_offsets_behind_the_group_are_told_with_what_was_seen_when_they_were_cur
 def test_what_was_confirmed_in_this_session_counts_where_kafka_does_not_know_of_it_yet() -> None:
     store = Store()
     confirmed = Confirmed(store)
-    confirmed.took([record(9)])
+    confirmed.took({PLACE: 10})
     store.offsets["tasks", 0] = 3
     confirmed.starts({PLACE: GroupOffset(5, mark("topic-1"))}, TOPICS)
     assert store.forgotten == [({("tasks", 0): 10}, {NOW})]
@@ -117,7 +112,7 @@ def test_the_group_is_told_of_a_start_only_where_postgresql_knows_all_before_it(
 def test_an_idle_bridge_looks_about_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store()
     confirmed = Confirmed(store)
-    confirmed.took([record(9)])
+    confirmed.took({PLACE: 10})
     store.offsets["tasks", 0] = 3
     assert confirmed.forgotten() == frozenset(), "it has looked a moment ago"
     monkeypatch.setattr("bridge.confirmed.LOOK_EVERY", 0.0)
@@ -133,7 +128,7 @@ def test_an_idle_bridge_looks_about_once_a_second(monkeypatch: pytest.MonkeyPatc
 def test_a_topic_made_anew_under_our_feet_begins_anew_also_where_the_broker_keeps_no_marks() -> None:
     store = Store()
     confirmed = Confirmed(store)
-    confirmed.took([record(9)])
+    confirmed.took({PLACE: 10})
     store.offsets["tasks", 0] = 10
     confirmed.made_anew("tasks")
     assert confirmed.starts({PLACE: GroupOffset(10, None)}, TOPICS)[PLACE].offset is None
