@@ -17,6 +17,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
 from orchestrator.domain.ids import header_safe
+from orchestrator.domain.json_text import json_text
 from orchestrator.errors import OrchestratorError
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import OutboxRow, OutboxStore
@@ -199,7 +200,7 @@ def _value(row: OutboxRow, limit: int) -> bytes:
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:
-    return json.dumps({"schema_version": SCHEMA_VERSION, **body}, ensure_ascii=False, allow_nan=False).encode()
+    return json_text({"schema_version": SCHEMA_VERSION, **body})
 
 
 def _shortened(row: OutboxRow) -> dict[str, Any]:

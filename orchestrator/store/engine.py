@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine,
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from orchestrator.domain.json_text import json_text
 from orchestrator.errors import SchemaOutOfDate, StoreUnavailable
 
 Result = TypeVar("Result")
@@ -286,4 +287,9 @@ def jsonb(value: Any) -> str:
     return _dumps(value)
 
 
-__all__ = ["Transactions", "jsonb", "make_engine", "text"]
+def jsonb_kept(value: Any) -> str:
+    """As `jsonb` and faster, for what came out of JSON: a NaN would be written as null."""
+    return json_text(value).decode()
+
+
+__all__ = ["Transactions", "jsonb", "jsonb_kept", "make_engine", "text"]

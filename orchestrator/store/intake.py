@@ -19,7 +19,7 @@ from orchestrator.domain.message import EventMessage, Record, TaskMessage
 from orchestrator.domain.task import TaskState
 from orchestrator.domain.turns import TurnRules, Window, urgency_of
 from orchestrator.flow.ports import Intake, Invalid, Received, Taken
-from orchestrator.store.engine import Transactions, jsonb, text
+from orchestrator.store.engine import Transactions, jsonb_kept, text
 from orchestrator.store.intake_answers import take_answer
 from orchestrator.store.intake_batch import Item, bytes_of, task_id_of
 from orchestrator.store.intake_forgotten import doubt_read_before, refuse_forgotten
@@ -177,7 +177,7 @@ def _accept(
 
 def _write_inbox(connection: Connection, items: Sequence[Item]) -> None:
     """Insert what is new; whatever is not new is a duplicate: the same record, or the same message_id."""
-    inserted = connection.execute(_INSERT_INBOX, {"rows": jsonb([_inbox_row(item) for item in items])})
+    inserted = connection.execute(_INSERT_INBOX, {"rows": jsonb_kept([_inbox_row(item) for item in items])})
     ids = {tuple(place): number for number, *place in inserted}
     for item in items:
         record = item.record
@@ -238,7 +238,7 @@ def _mark(connection: Connection, items: Iterable[Item]) -> None:
         if item.taken is not None and item.taken.outcome in _INBOX_STATE
     ]
     if rows:
-        connection.execute(_MARK_INBOX, {"rows": jsonb(rows)})
+        connection.execute(_MARK_INBOX, {"rows": jsonb_kept(rows)})
 
 
 # -- events
@@ -290,7 +290,7 @@ def _wake(connection: Connection, woken: Sequence[tuple[Item, Any]], admission: 
             dispatch = Dispatch(task.task_id, task.next_step, urgency, start.lane)
             outcome = Intake.EVENT_PENDING if item.taken is None else item.taken.outcome
             item.taken = Taken(outcome, task.task_id, dispatch)
-    connection.execute(WAKE, {"rows": jsonb(rows)})
+    connection.execute(WAKE, {"rows": jsonb_kept(rows)})
 
 
 def _wakes(task: Any) -> bool:
@@ -338,7 +338,7 @@ def _set_aside(connection: Connection, items: Sequence[Item]) -> None:
             }
         )
     if rows:
-        connection.execute(_INSERT_DEAD_LETTERS, {"rows": jsonb(rows)})
+        connection.execute(_INSERT_DEAD_LETTERS, {"rows": jsonb_kept(rows)})
 
 
 def _keep_offsets(connection: Connection, records: Sequence[Record], confirmed: Mapping[tuple[str, int], int]) -> None:
@@ -347,6 +347,6 @@ def _keep_offsets(connection: Connection, records: Sequence[Record], confirmed: 
         {"topic": place[0], "partition": place[1], "next_offset": offset, "confirmed": confirmed.get(place)}
         for place, offset in sorted(following.items())
     ]
-    if connection.execute(_SET_OFFSETS, {"rows": jsonb(rows)}).rowcount == len(rows):
+    if connection.execute(_SET_OFFSETS, {"rows": jsonb_kept(rows)}).rowcount == len(rows):
         return
-    connection.execute(_UPSERT_OFFSETS, {"rows": jsonb(rows)})
+    connection.execute(_UPSERT_OFFSETS, {"rows": jsonb_kept(rows)})

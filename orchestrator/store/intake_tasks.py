@@ -15,7 +15,7 @@ from orchestrator.domain.message import Record, TaskMessage
 from orchestrator.domain.progress import Cost, Progress
 from orchestrator.domain.task import TaskState
 from orchestrator.flow.ports import Intake, Taken
-from orchestrator.store.engine import jsonb, text
+from orchestrator.store.engine import jsonb_kept, text
 from orchestrator.store.intake_batch import Item
 from orchestrator.store.published import iso, update_body
 from orchestrator.store.rows import changes_to_json, origin_to_json
@@ -61,7 +61,7 @@ def take_tasks(connection: Connection, tasks: Sequence[tuple[Item, TaskMessage]]
     now_ones = [message for _, message in messages if not _waits(message, at)]
     starts = iter(admission.starts([(message.tenant, message.priority) for message in now_ones], new=True))
     begun = [(pair, LATER if _waits(pair[1], at) else next(starts)) for pair in messages]
-    rows = jsonb([_task_row(item.record, message) | start.row() for (item, message), start in begun])
+    rows = jsonb_kept([_task_row(item.record, message) | start.row() for (item, message), start in begun])
     inserted = {task_id for (task_id,) in connection.execute(_INSERT_TASKS, {"rows": rows})}
     made: list[tuple[Item, TaskMessage]] = []
     repeated: list[tuple[Item, TaskMessage]] = []
@@ -75,7 +75,7 @@ def take_tasks(connection: Connection, tasks: Sequence[tuple[Item, TaskMessage]]
             repeated.append((item, message))
     if made:
         connection.execute(
-            _INSERT_CONTEXTS, {"rows": jsonb([_context_row(item.record, message, at) for item, message in made])}
+            _INSERT_CONTEXTS, {"rows": jsonb_kept([_context_row(item.record, message, at) for item, message in made])}
         )
     _compare(connection, repeated)
 
