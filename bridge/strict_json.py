@@ -41,18 +41,14 @@ def loads(raw: bytes, max_depth: int) -> Any:
     except UnicodeDecodeError as error:
         raise Unkeepable("not_utf8", f"byte {error.start} is not UTF-8 ({error.reason})") from None
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_float,
-            parse_constant=_refuse_constant,
-        )
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise Unkeepable("not_json", f"{error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise Unkeepable("too_deep", f"objects and arrays are nested far deeper than {max_depth}") from None
-    _check(value, max_depth)
+    # Only an escape makes a NUL or half of a surrogate pair; the parser refuses both as they are.
+    if "\\u" in text or text.count("{") + text.count("[") > max_depth:
+        _check(value, max_depth)
     return value
 
 
@@ -89,6 +85,11 @@ def _float(digits: str) -> float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise Unkeepable("not_json", f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_refuse_constant
+)
 
 
 def _check(value: Any, max_depth: int) -> None:

@@ -12,6 +12,9 @@ from urllib.parse import quote
 MAX_TASK_ID = 200
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
 def new_task_id() -> str:
     """A fresh task id (UUID 4) for a message that brought none."""
     return str(uuid.uuid4())
@@ -35,7 +38,7 @@ def header_safe(task_id: str) -> str:
 
 def canonical_json(value: Any) -> str:
     """The one text form of a JSON value used for digests: sorted keys, no spaces, UTF-8 kept."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _canonical(value)
 
 
 def digest(value: Any) -> str:

@@ -143,6 +143,19 @@ def _context_row(record: Record, message: TaskMessage, at: datetime) -> dict[str
     ]
     schemas = dict(message.field_schemas)
     context = Context(1, message.required_fields, dict(message.event_data), field_schemas=schemas)
+    update = update_body(
+        task_id=message.task_id,
+        state=TaskState.RECEIVED.value,
+        step=1,
+        context=context,
+        waits_for=None,
+        reason_code=None,
+        reason=None,
+        source=_source(record, message),
+    )
+    required = len(message.required_fields)
+    known = required - len(update["missing_fields"])
+    update["progress"] = Progress(known, required, 0, 0, at, Cost(0, 0, 0, 0.0)).to_json() | {"since": iso(at)}
     return {
         "task_id": message.task_id,
         "context": {
@@ -153,21 +166,5 @@ def _context_row(record: Record, message: TaskMessage, at: datetime) -> dict[str
         "field_schemas": schemas,
         "origins": {change.field: origin_to_json(change.origin) for change in changes},
         "changes": changes_to_json(changes),
-        "update_body": update_body(
-            task_id=message.task_id,
-            state=TaskState.RECEIVED.value,
-            step=1,
-            context=context,
-            waits_for=None,
-            reason_code=None,
-            reason=None,
-            source=_source(record, message),
-        )
-        | {"progress": _at_first(context, at)},
+        "update_body": update,
     }
-
-
-def _at_first(context: Context, at: datetime) -> dict[str, Any]:
-    required = len(context.required_fields)
-    progress = Progress(required - len(context.missing_fields), required, 0, 0, at, Cost(0, 0, 0, 0.0))
-    return progress.to_json() | {"since": iso(at)}

@@ -9,8 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-
-from sqlalchemy import RowMapping
+from typing import Any
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.ports import OutboxRow
@@ -77,8 +76,8 @@ class OutboxPart(Transactions):
         """
         if self._publishes_as is not None and not self._take(self._publishes_as):
             raise StoreUnavailable("another bridge publishes now; this one stands for election again")
-        rows = self.transact(lambda connection: connection.execute(_UNPUBLISHED, {"limit": limit}).mappings().all())
-        return [_outbox_row(row) for row in rows]
+        rows = self.transact(lambda connection: connection.execute(_UNPUBLISHED, {"limit": limit}).all())
+        return [_outbox_row(*row) for row in rows]
 
     def mark_published(self, ids: Sequence[int]) -> None:
         """Note that the broker confirmed these rows."""
@@ -88,16 +87,23 @@ class OutboxPart(Transactions):
     def updates(self, task_id: str, after_id: int = 0) -> Sequence[OutboxRow]:
         """The task's updates in order."""
         parameters = {"task_id": task_id, "after": after_id}
-        rows = self.transact(lambda connection: connection.execute(_OF_TASK, parameters).mappings().all())
-        return [_outbox_row(row) for row in rows]
+        rows = self.transact(lambda connection: connection.execute(_OF_TASK, parameters).all())
+        return [_outbox_row(*row) for row in rows]
 
 
-def _outbox_row(row: RowMapping) -> OutboxRow:
-    if row["kind"] == "dead_letter":
-        letter = {**row["letter"], "key": row["key"], "value": row["value"]}
-        return OutboxRow(row["id"], "dead_letter", row["task_id"], dead_letter_body(letter, row["created_at"]))
-    stamped = {"update_id": _update_id(row["id"], row["created_at"]), "occurred_at": iso(row["created_at"])}
-    return OutboxRow(row["id"], "update", row["task_id"], {**row["body"], **stamped})
+def _outbox_row(  # the columns, in their order
+    number: int,
+    kind: str,
+    task_id: str | None,
+    body: dict[str, Any],
+    at: datetime,
+    letter: dict[str, Any] | None = None,
+    key: bytes | None = None,
+    value: bytes | None = None,
+) -> OutboxRow:
+    if letter is not None:
+        return OutboxRow(number, kind, task_id, dead_letter_body({**letter, "key": key, "value": value}, at))
+    return OutboxRow(number, kind, task_id, {**body, "update_id": _update_id(number, at), "occurred_at": iso(at)})
 
 
 def _update_id(number: int, at: datetime) -> str:
