@@ -6,10 +6,12 @@ from cheap and raw to meaning: size, text, JSON, shape, then what only we know (
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 from bridge import strict_json
@@ -19,6 +21,7 @@ from orchestrator.domain.event_type import ANSWER, REPLY
 from orchestrator.domain.field_schema import schema_flaw
 from orchestrator.domain.ids import task_id_problem
 from orchestrator.domain.json_schema import schema_problem
+from orchestrator.domain.json_text import json_text
 from orchestrator.domain.message import DEFAULT_PRIORITY, EventMessage, Message, Record, TaskMessage
 from orchestrator.domain.task import PartialFailure
 from orchestrator.flow.ports import EventTypes, Invalid
@@ -31,6 +34,10 @@ _OWN: Mapping[str, schemas.Envelope] = {ANSWER: "task-answer", REPLY: "agent-rep
 
 _IDS = uuid.UUID("5d2f3c0e-8f0b-4a53-9f3c-0c6a4f1f6b5e")
 """Namespace of the task ids that we give."""
+
+
+_SHORT_SCHEMA = 2_000
+"""Bytes of a field's schema up to which its flaw is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +143,23 @@ def _required_fields(given: Any) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for item in listed:
         name, schema = (item, None) if isinstance(item, str) else (item["name"], item.get("schema"))
-        if schema is not None and (flaw := schema_flaw(schema)):
+        if schema is not None and (flaw := _flaw_of(schema)):
             raise Unkeepable("wrong_shape", f"/required_fields: {name[:80]}: {flaw}")
         if found.get(name) and schema and found[name] != schema:
             raise Unkeepable("wrong_shape", f"/required_fields: {name[:80]} stands twice, with different schemas")
         found[name] = schema or found.get(name) or {}
     return found
+
+
+def _flaw_of(schema: Any) -> str | None:
+    """The flaw of a schema; of a short one it is remembered: many tasks come with the same."""
+    text = json_text(schema)
+    return _flaw_of_short(text) if len(text) <= _SHORT_SCHEMA else schema_flaw(schema)
+
+
+@lru_cache(maxsize=1_000)
+def _flaw_of_short(text: bytes) -> str | None:
+    return schema_flaw(json.loads(text))
 
 
 def _size(record: Record) -> int:
