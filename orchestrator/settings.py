@@ -278,7 +278,7 @@ class Settings(TurnSettings, RetentionSettings):
         doc="Whether a replica that takes over has all that was confirmed (`synchronous_standby_names`, "
         "`synchronous_commit`): then no task is doubted for it.",
     )
-    bridge_batch: int = _setting("BRIDGE_BATCH", 500, doc="Records taken in with one commit.", ge=1, le=10_000)
+    bridge_batch: int = _setting("BRIDGE_BATCH", 1_000, doc="Records taken in with one commit.", ge=1, le=10_000)
     bridge_backlog: int = _setting(
         "BRIDGE_BACKLOG", 100_000, doc="Unfinished dispatches in PostgreSQL above which the bridge pauses.", ge=1
     )
