@@ -8,6 +8,9 @@ How a call is answered is drawn from the seed, the key and how often the key was
     POST /{agent}/undo                 take back what it did
     GET  /{agent}/replies/{key}        look-up (/{agent}/undo/replies/{key} of an undo)
     GET  /_jobs/{number}               poll
+    POST /_jobs/{number}               the answer to what a job asks
+    DELETE /_jobs/{number}             cancel it
+    GET  /_replies?{number}            replies that are to go by an event, from that one on
     GET  /_ledger                      for each agent and key: calls seen, effects, calls that a known key absorbed
     PUT  /_calm                        behave from now on
 """
@@ -30,7 +33,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-from tests.chaos.cast import BY_NAME, Kind, Role
+from tests.chaos.cast import BY_NAME, CHOICES, Kind, Role
 
 MOODS = {
     "well": 58,
@@ -65,6 +68,10 @@ class Entry:
     working: int = 0
     output: dict[str, str] | None = None
     job: int | None = None
+    told: int = 0
+    """Answers that were taken to what it asks."""
+    answer: str | None = None
+    canceled: int = 0
 
 
 @dataclass
@@ -73,6 +80,11 @@ class Job:
 
     entry: Entry
     ready_at: float
+    seconds: float = 0.0
+    asks: bool = False
+    """Until it is told."""
+    told_under: str | None = None
+    canceled: bool = False
 
 
 @dataclass
@@ -83,6 +95,8 @@ class Ledger:
     calm: bool = False
     entries: dict[tuple[str, str], Entry] = field(default_factory=dict)
     jobs: list[Job] = field(default_factory=list)
+    replies: list[dict[str, Any]] = field(default_factory=list)
+    """To be sent by an event: task, token, output."""
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def arrive(self, agent: str, key: str, task_id: str) -> tuple[Entry, str, random.Random]:
@@ -102,7 +116,7 @@ class Ledger:
             entry.working -= 1
             self.changed.notify_all()
 
-    def act(self, role: Role, entry: Entry, inputs: dict[str, Any], seconds: float) -> None:
+    def act(self, role: Role, entry: Entry, inputs: dict[str, Any], seconds: float, token: str | None) -> None:
         """Do it: once for each key where keys are honoured, each time where not."""
         with self.changed:
             if entry.output is not None and role.kind is Kind.KEYED:
@@ -112,7 +126,33 @@ class Ledger:
             entry.output = {role.provides: role.value(inputs)}
             if role.job:
                 entry.job = len(self.jobs)
-                self.jobs.append(Job(entry, time.monotonic() + seconds))
+                self.jobs.append(Job(entry, time.monotonic() + seconds, seconds, role.asks))
+            if role.by_event:
+                self.replies.append({"task_id": entry.task_id, "token": token, "output": entry.output})
+
+    def tell(self, job: Job, key: str, answer: str) -> None:
+        """Take an answer: once for each key where keys are honoured, each time where not."""
+        with self.changed:
+            if BY_NAME[job.entry.agent].kind is Kind.KEYED and job.told_under == key:
+                job.entry.absorbed += 1
+                return
+            job.told_under, job.asks = key, False
+            job.entry.told += 1
+            job.entry.answer = answer
+            job.ready_at = time.monotonic() + job.seconds
+
+    def cancel(self, job: Job) -> str:
+        """Undo what a job has done so far, where it has not ended; its state."""
+        with self.changed:
+            if job.canceled:
+                return "canceled"
+            if time.monotonic() >= job.ready_at:
+                return "succeeded"
+            job.canceled = True
+            job.entry.canceled += 1
+            job.entry.effects -= 1
+            job.entry.output, job.entry.job = None, None
+            return "canceled"
 
     def as_json(self) -> list[dict[str, Any]]:
         """For the audit."""
@@ -147,15 +187,41 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+        if self.path.startswith("/_jobs/"):
+            return self._take_answer(body)
         role = BY_NAME[self.path.strip("/")]
         ledger = self.server.ledger
         entry, mood, rng = ledger.arrive(role.name, self.headers["Idempotency-Key"], body["context"]["task_id"])
         try:
-            self._answer(role, entry, mood, rng, body["input"])
+            self._answer(role, entry, mood, rng, body)
         finally:
             ledger.leave(entry)
+        return None
 
-    def _answer(self, role: Role, entry: Entry, mood: str, rng: random.Random, inputs: dict[str, Any]) -> None:
+    def _take_answer(self, body: dict[str, Any]) -> None:
+        """As a call: it may be taken, and the reply lost."""
+        mood = "" if self.server.ledger.calm else random.choices(["", "drop first", "drop", "500"], [64, 12, 12, 12])[0]
+        if mood == "drop first":
+            return self._hang_up()
+        self.server.ledger.tell(self._job(), self.headers["Idempotency-Key"], body["answer"])
+        if mood == "drop":
+            return self._hang_up()
+        return self._write(500, {"title": "Afterwards"}) if mood else self._write(202, {}, {"Retry-After": "1"})
+
+    def do_DELETE(self) -> None:
+        if self._has_a_fit():
+            return
+        job = self._job()
+        state = self.server.ledger.cancel(job)
+        if self._has_a_fit():
+            return
+        output = {"output": job.entry.output} if state == "succeeded" else {}
+        self._write(200, {"status": state, **output})
+
+    def _job(self) -> Job:
+        return self.server.ledger.jobs[int(self.path.rpartition("/")[2])]
+
+    def _answer(self, role: Role, entry: Entry, mood: str, rng: random.Random, body: dict[str, Any]) -> None:
         if mood == "drops first":
             return self._hang_up()
         if mood == "busy":
@@ -163,7 +229,10 @@ class Handler(BaseHTTPRequestHandler):
         if role.refuses:
             return self._write(422, {"title": "No", "detail": "it always refuses"})
         time.sleep(rng.uniform(0.2, 0.6) * self.server.total if mood == "slow" else rng.uniform(0.0, 0.03))
-        self.server.ledger.act(role, entry, inputs, rng.uniform(0.1, 0.5) * self.server.total)
+        # Now and then long enough for somebody to cancel it, whose doorbell is lost.
+        seconds = rng.uniform(1.2, 1.6) if role.cancels and rng.random() < 0.3 else rng.uniform(0.1, 0.5)
+        seconds *= self.server.total
+        self.server.ledger.act(role, entry, body["input"], seconds, body["context"].get("reply_token"))
         match mood:
             case "acts, 500":
                 return self._write(500, {"title": "Something went wrong afterwards"})
@@ -174,16 +243,21 @@ class Handler(BaseHTTPRequestHandler):
                 return self._hang_up()
         if role.job:
             return self._write(202, {}, {"Location": f"/_jobs/{entry.job}", "Retry-After": "1"})
+        if role.by_event:
+            return self._write(202, {})
         return self._write(200, {"output": entry.output}, how=mood)
 
     def do_GET(self) -> None:
         ledger = self.server.ledger
         if self.path == "/_ledger":
             return self._write(200, ledger.as_json())
+        if self.path.startswith("/_replies"):
+            with ledger.changed:
+                return self._write(200, ledger.replies[int(self.path.rpartition("?")[2]) :])
         if self._has_a_fit():
             return None
         if self.path.startswith("/_jobs/"):
-            return self._poll(ledger.jobs[int(self.path.rpartition("/")[2])])
+            return self._poll(self._job())
         agent, _, key = self.path.strip("/").partition("/replies/")
         with ledger.changed:
             entry = ledger.entries.get((agent, unquote(key)))
@@ -207,6 +281,11 @@ class Handler(BaseHTTPRequestHandler):
         return bool(fit)
 
     def _poll(self, job: Job) -> None:
+        if job.canceled:
+            return self._write(200, {"status": "canceled"})
+        if job.asks:
+            question = {"status": "input_required", "question": "Which one?", "choices": list(CHOICES)}
+            return self._write(200, question, {"Location": f"/_jobs/{job.entry.job}"})
         if time.monotonic() < job.ready_at:
             return self._write(200, {"status": "running"}, {"Retry-After": "1"})
         return self._write(200, {"status": "succeeded", "output": job.entry.output})

@@ -18,7 +18,8 @@ import psycopg2
 import psycopg2.extras
 
 from orchestrator.store import PostgresStore, make_engine
-from tests.chaos.cast import BY_NAME, Kind, expected, template_of
+from tests.chaos import accounts
+from tests.chaos.cast import BY_NAME, Kind, expected
 from tests.chaos.person import People
 from tests.chaos.traffic import read_topic
 from tests.chaos.world import World
@@ -46,6 +47,9 @@ class Verdict:
     contexts_wrong: int = 0
     versions_wrong: int = 0
     updates_wrong: int = 0
+    accounts_wrong: int = 0
+    sorts: dict[str, int] = field(default_factory=dict)
+    """How much there was of what has an account of its own."""
     dead_letters: int = 0
     dead_letters_wrong: int = 0
     broker_lost: int = 0
@@ -118,7 +122,7 @@ class Audit:
             self.letters = _rows(connection, "SELECT * FROM dead_letters")
             self.updates = _rows(connection, "SELECT * FROM outbox WHERE kind = 'update' ORDER BY id")
             self.restores = _rows(connection, "SELECT * FROM restores")
-            self.steps = _rows(connection, "SELECT task_id, step_number FROM steps")
+            self.steps = _rows(connection, "SELECT task_id, step_number, started_at FROM steps")
         connection.close()
         self.verdict = Verdict()
 
@@ -129,6 +133,7 @@ class Audit:
         self._effects()
         self._updates()
         self._versions()
+        self._accounts()
         self._logs()
         return self.verdict
 
@@ -212,7 +217,7 @@ class Audit:
         """How this task may have ended."""
         if task["task_id"] in self.people.ended:
             return {"canceled"}
-        ends = {"failed" if template_of(task["description"]).doomed else "completed"}
+        ends = accounts.right_ends(task)
         return ends | {"canceled"} if task["task_id"] in self.people.canceled else ends
 
     # -- effects
@@ -251,7 +256,7 @@ class Audit:
                 of_key[entry["key"]] += entry["effects"]
         self.verdict.effects = of_key.total()
         for (task_id, agent), effects in of_task.items():
-            if effects > 1:
+            if effects > 1 and task_id not in self.people.restarted:
                 self.verdict.effects_doubled += effects - 1
                 calls = [entry for entry in self.entries if (entry["task_id"], entry["agent"]) == (task_id, agent)]
                 self.verdict.complain(f"{agent} acted {effects} times for {task_id}: {calls}")
@@ -266,7 +271,7 @@ class Audit:
     def _updates(self) -> None:
         ends = Counter(row["task_id"] for row in self.updates if row["body"]["state"] == "completed")
         for task_id, count in ends.items():
-            if count > 1:
+            if count > 1 + self.people.restarted[task_id]:
                 self.verdict.finished_twice += count - 1
                 self.verdict.complain(f"{task_id} was told to be completed {count} times")
         seen: dict[str, list[int]] = defaultdict(list)
@@ -283,6 +288,13 @@ class Audit:
                 self.verdict.complain(f"{task_id}: the outbox has updates {ids}, the topic {seen[task_id]}")
         of_tasks = [rows for rows in _by_task(self.updates) if rows[0]["task_id"] not in self.people.paused]
         self.verdict.longest_stall = max(map(_longest_gap, of_tasks), default=0.0)
+
+    def _accounts(self) -> None:
+        books = accounts.Books(self.tasks, self.delegations, self.steps, self.updates, self.entries)
+        for complaint in accounts.complaints(books):
+            self.verdict.accounts_wrong += 1
+            self.verdict.complain(complaint)
+        self.verdict.sorts = accounts.counts(books) | {"tasks begun anew by a person": len(self.people.restarted)}
 
     def _versions(self) -> None:
         store = PostgresStore(make_engine(self.world.servers.database_url))

@@ -23,7 +23,7 @@ from orchestrator.worker.identity import has_died
 OF_AGENTS = frozenset(
     {
         *("an agent's retry policy", "an agent's job", "a look-up's deadline", "an agent's limit"),
-        *("an event or a person", "a person who paused it"),
+        *("an event", "a person who is asked", "a person who paused it", "its own time"),
     }
 )
 """Waits that agents ask for, or their entries; and those for others who are not the product."""
@@ -40,7 +40,7 @@ SETTLED = (
 _MOVING = f"""
     SELECT t.task_id || ':' || t.next_step || ':' || t.epoch AS what, t.state, t.waits_for, t.reason_code,
            t.due_at, t.woken, t.rings, t.lease_owner, t.lease_until, d.state AS call, d.remote_url, t.paused,
-           now() AS now
+           t.not_before, t.deadline, now() AS now
     FROM tasks t
     LEFT JOIN LATERAL (SELECT * FROM delegations d WHERE d.task_id = t.task_id AND d.step_number = t.next_step
                        AND d.state IN ('pending', 'in_flight', 'unknown') ORDER BY d.index LIMIT 1) d ON true
@@ -51,7 +51,7 @@ _MOVING = f"""
     UNION ALL
     SELECT d.idempotency_key || ':' || d.epoch, t.state, CASE WHEN d.state = 'pending' THEN 'retry' ELSE 'agent' END,
            d.error_code, d.due_at, d.woken, d.rings, d.lease_owner, d.lease_until, d.state, d.remote_url, t.paused,
-           now()
+           NULL, NULL, now()
     FROM delegations d JOIN tasks t USING (task_id)
     WHERE NOT {SETTLED} AND t.next_step = d.step_number AND d.due_at IS NOT NULL AND NOT d.parked
       AND d.state IN ('pending', 'in_flight', 'unknown')
@@ -103,7 +103,7 @@ class Calm:
             # Between a commit and its message there is a moment in which neither the row nor Redis has the doorbell.
             heard = at - self._unheard.get(_doorbell(row), at) < PATIENCE
             reason = why_waiting(row, queued=heard, sweep=self.sweep)
-            if reason == "an event or a person" and self._all_is_in(found.taken):
+            if reason == "an event" and self._all_is_in(found.taken):
                 reason = "an event that has come"
             moving[reason] += 1
             self.last_one[reason] = str(row["what"])
@@ -163,9 +163,11 @@ def why_waiting(row: Mapping[str, Any], *, queued: bool, sweep: float) -> str:
             return "a sweep that is late" if late else "the next sweep"
         return "a lease of a worker that died" if has_died(row["lease_owner"]) else "at work"
     if row["due_at"] is None:
-        return "an event or a person"
+        return "a person who is asked" if row["waits_for"] == "person" else "an event"
     if row["paused"]:
         return "a person who paused it"
+    if not row["woken"] and row["due_at"] > row["now"] and row["due_at"] in {row["not_before"], row["deadline"]}:
+        return "its own time"
     moves = row["woken"] or row["state"] in {"received", "processing"}
     if queued and (row["rings"] > 0 or moves):
         # Also where it is due: while much waits, the sweep does not ring again for what is in the queue.

@@ -38,6 +38,14 @@ class Role:
     """Answers 202 and is polled."""
     refuses: bool = False
     """Answers 422, always: its task fails, and what the others did is undone."""
+    asks: bool = False
+    """Its job asks a person something before it goes on."""
+    approval: bool = False
+    """A person must approve each call."""
+    by_event: bool = False
+    """Replies by an event."""
+    cancels: bool = False
+    """Its jobs can be canceled."""
 
     def value(self, inputs: Mapping[str, Any]) -> str:
         """What it finds out: the same for the same inputs, and for no others."""
@@ -50,19 +58,27 @@ ROLES = (
     Role("booker", Kind.KEYED, ("reference",), "booking"),
     Role("payer", Kind.LOOKUP, ("booking",), "payment"),
     Role("poster", Kind.BARE, ("reference",), "letter"),
-    Role("shipper", Kind.KEYED, ("booking",), "shipment", job=True),
-    Role("inspector", Kind.LOOKUP, ("order",), "inspection", job=True),
+    Role("shipper", Kind.KEYED, ("booking",), "shipment", job=True, cancels=True),
+    Role("inspector", Kind.LOOKUP, ("order",), "inspection", job=True, cancels=True),
+    Role("painter", Kind.LOOKUP, ("order",), "colour", job=True, asks=True),
+    Role("tailor", Kind.KEYED, ("reference",), "cloth", job=True, asks=True),
+    Role("signer", Kind.KEYED, ("reference",), "signature", approval=True),
+    Role("surveyor", Kind.KEYED, ("order",), "survey", by_event=True),
     Role("clerk", Kind.KEYED, ("payment", "approval"), "receipt"),
     Role("judge", Kind.PURE, ("payment", "shipment"), "verdict", refuses=True),
 )
 UNDOING = tuple(
     Role(f"{role.name}/undo", role.kind, (role.provides,), "undone")
     for role in ROLES
-    if role.kind in {Kind.KEYED, Kind.LOOKUP}
+    # A job that asks is not told of an undo, and its question would stand for ever.
+    if role.kind in {Kind.KEYED, Kind.LOOKUP} and not role.asks
 )
 """Takes back what the agent before the slash did."""
 BY_NAME: Mapping[str, Role] = {role.name: role for role in (*ROLES, *UNDOING)}
 _BY_FIELD: Mapping[str, Role] = {role.provides: role for role in ROLES}
+
+CHOICES = ("red", "green")
+"""What may be answered to an agent that asks."""
 
 EVENT = "order.approved"
 
@@ -76,19 +92,27 @@ class Template:
     weight: int
     doomed: bool = False
     """It fails, and says ``on_failure: undo``."""
+    overdue: bool = False
+    """What it waits for never comes, and it has a deadline."""
+    undoable: bool = True
+    """Everything that its agents do can be taken back."""
 
 
 TEMPLATES = (
     Template("look", ("reference",), 2),
     Template("book", ("booking",), 3),
     Template("pay", ("payment",), 4),
-    Template("post", ("letter",), 2),
+    Template("post", ("letter",), 2, undoable=False),
     Template("ship", ("shipment",), 3),
     Template("inspect", ("inspection",), 2),
     Template("wide", ("inspection", "payment", "shipment"), 4),
-    Template("mixed", ("letter", "shipment", "inspection"), 2),
+    Template("mixed", ("letter", "shipment", "inspection"), 2, undoable=False),
     Template("receipt", ("receipt",), 4),
     Template("doomed", ("verdict",), 2, doomed=True),
+    Template("ask", ("colour", "cloth"), 3, undoable=False),
+    Template("sign", ("signature",), 3),
+    Template("survey", ("survey", "booking"), 3),
+    Template("overdue", ("approval",), 1, overdue=True),
 )
 
 
@@ -130,6 +154,20 @@ def _find_out(name: str, known: dict[str, str]) -> None:
     known[name] = role.value(known)
 
 
+def answer_of(task_id: str) -> str:
+    """What a person answers to an agent of this task that asks."""
+    return CHOICES[_draw(task_id) % len(CHOICES)]
+
+
+def approves(task_id: str) -> bool:
+    """Whether a person approves what this task wants to have done."""
+    return _draw(task_id) % 4 != 0
+
+
+def _draw(task_id: str) -> int:
+    return int(hashlib.sha256(task_id.encode()).hexdigest(), 16)
+
+
 def agents_yaml(base_url: str, total: float) -> dict[str, Any]:
     """The registry. ``total`` is each agent's time-out in seconds."""
     return {"agents": [_entry(role, base_url, total) for role in ROLES]}
@@ -156,9 +194,17 @@ def _entry(role: Role, base_url: str, total: float) -> dict[str, Any]:
         "side_effects": role.kind is not Kind.PURE,
         "idempotent": role.kind is Kind.KEYED,
         "timeout": {"connect": 2.0, "read": total, "total": total},
+        "requires_approval": role.approval,
+        "reply": "event" if role.by_event else "http",
         # Generous: that an agent stays away for good is another matter than that nothing is lost.
         "retry": {"max_attempts": 50, "base_delay": 0.2, "max_delay": 2.0},
     }
+    if role.cancels:
+        entry["cancel"] = "location"
+        entry["timeout"]["total"] = 2 * total
+    if role.by_event:
+        # Kafka may be away; the reply is not lost by that.
+        entry["timeout"]["total"] = 10 * total
     if role.kind is Kind.LOOKUP:
         entry["lookup"] = {"url": f"{base_url}/{role.name}/replies/{{key}}"}
     if f"{role.name}/undo" in BY_NAME:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from datetime import timedelta
 
 import psycopg2
 
+from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.task import TaskState
 from orchestrator.errors import NotAllowed, StoreUnavailable, TaskNotFound
@@ -47,6 +49,10 @@ class _Deaf:
         return ()
 
 
+class _NotYet(Exception):
+    """What is to be disturbed has not begun."""
+
+
 class People:
     """Do what is planned, and remember what was accepted.
 
@@ -66,6 +72,8 @@ class People:
         """Tasks that somebody tried to cancel: whether with an undo. They may have ended before."""
         self.last_word_at = 0.0
         """When (monotonic) something was last told."""
+        self.restarted: Counter[str] = Counter()
+        """Tasks that somebody had begin anew, or tried to, and how often: what their agents did before stays done."""
         self.ended: set[str] = set()
         """Those of them that were told to be canceled at once."""
 
@@ -95,9 +103,21 @@ class People:
                 return self._try(deed)
             except NotAllowed:
                 return None  # it has ended, or the first try came through
-            except (StoreUnavailable, TaskNotFound):
+            except (StoreUnavailable, TaskNotFound, _NotYet):
                 if time.monotonic() > give_up_at or self._stopped.wait(0.2):
                     return None
+
+    def _has_a_job(self, task_id: str) -> bool:
+        """Whether an agent that can be told is at a job of this task, or the task has ended before one was."""
+        if self._store.task(task_id).state.is_terminal:
+            return True
+        under_way = [
+            call
+            for entry in self._store.history(task_id)
+            for call in entry.delegations
+            if call.state is DelegationState.IN_FLIGHT and call.remote_url
+        ]
+        return any(BY_NAME[call.agent].cancels for call in under_way)
 
     def _try(self, deed: Deed) -> None:
         self._tell(deed)
@@ -110,6 +130,11 @@ class People:
                 self._control.pause(deed.task_id, **WHO)
             case "resume":
                 self._control.resume(deed.task_id, **WHO)
+            case "restart":
+                self.restarted[deed.task_id] += 1
+                self._control.restart(deed.task_id, {}, **WHO)
+            case "cancel its job" if not self._has_a_job(deed.task_id):
+                raise _NotYet
             case _:
                 undo = deed.what == "cancel and undo"
                 self.canceled[deed.task_id] = undo

@@ -10,9 +10,10 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.chaos.cast import EVENT, TEMPLATES, approval_of, describe, template_of
+from tests.chaos.cast import EVENT, ROLES, TEMPLATES, approval_of, describe, template_of
 
 # -- pace
 
@@ -132,18 +133,22 @@ class Arrival:
     value: bytes
 
 
-def draw_arrivals(seed: int, duration: float, rate: float) -> list[Arrival]:
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def draw_arrivals(seed: int, duration: float, rate: float, began: datetime = LONG_AGO) -> list[Arrival]:
     """The records of a storm in their order.
 
     Args:
         rate: new tasks a second; events, repetitions and bad records come on top.
+        began: when the storm begins, for the times that stand in messages.
     """
     rng = random.Random(f"arrivals {seed}")
     arrivals: list[Arrival] = []
     now, number = 0.0, 0
     while now < duration:
         number += 1
-        arrivals.extend(_task(rng, f"{seed}-{number}", now))
+        arrivals.extend(_task(rng, f"{seed}-{number}", now, began))
         if rng.random() < 0.03:
             arrivals.append(Arrival(now, "tasks", None, _BAD[number % len(_BAD)]))
         now += rng.expovariate(rate)
@@ -160,7 +165,7 @@ _BAD = (
 )
 
 
-def _task(rng: random.Random, order: str, at: float) -> list[Arrival]:
+def _task(rng: random.Random, order: str, at: float, began: datetime) -> list[Arrival]:
     template = rng.choices(TEMPLATES, [one.weight for one in TEMPLATES])[0]
     message: dict[str, Any] = {
         "task_description": describe(template, order),
@@ -172,6 +177,10 @@ def _task(rng: random.Random, order: str, at: float) -> list[Arrival]:
         message["tenant"] = tenant
     if template.doomed:
         message["on_failure"] = "undo"
+    if template.overdue:
+        message["deadline"] = (began + timedelta(seconds=at + rng.uniform(1.0, 4.0))).isoformat()
+    elif rng.random() < 0.1:
+        message["not_before"] = (began + timedelta(seconds=at + rng.uniform(0.0, 3.0))).isoformat()
     # An event needs the task's id, so whoever sends one knows it.
     named = rng.random() < 0.7 or template.name == "receipt"
     marked = rng.random() < 0.6
@@ -206,6 +215,9 @@ def _later(record: Arrival, at: float) -> Arrival:
 
 # -- what people do
 
+CANCELED = frozenset(role.provides for role in ROLES if role.cancels)
+"""What agents find out whose jobs can be canceled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deed:
@@ -213,12 +225,12 @@ class Deed:
 
     at: float
     what: str
-    """``pause``, ``resume``, ``cancel`` or ``cancel and undo``."""
+    """``pause``, ``resume``, ``restart``, ``cancel``, ``cancel and undo``, ``cancel its job`` (while it runs)."""
     task_id: str
 
 
 def draw_deeds(seed: int, arrivals: Iterable[Arrival]) -> list[Deed]:
-    """Now and then somebody pauses a task for a while, or cancels it."""
+    """Now and then somebody pauses a task for a while, cancels it, or has it begin anew."""
     rng = random.Random(f"deeds {seed}")
     deeds: list[Deed] = []
     known: set[str] = set()
@@ -232,10 +244,13 @@ def draw_deeds(seed: int, arrivals: Iterable[Arrival]) -> list[Deed]:
         draw, at = rng.random(), arrival.at + rng.uniform(0.0, 3.0)
         if draw < 0.06:
             deeds += [Deed(at, "pause", task_id), Deed(at + rng.uniform(1.0, 8.0), "resume", task_id)]
-        elif draw < 0.11 and not template.doomed:
-            # What a bare agent did cannot be undone.
-            undo = rng.random() < 0.5 and "letter" not in template.required
+        elif draw < 0.13 and not (template.doomed or template.overdue):
+            undo = rng.random() < 0.5 and template.undoable
             deeds.append(Deed(at, "cancel and undo" if undo else "cancel", task_id))
+        elif draw < 0.18 and not (template.doomed or template.overdue):
+            deeds.append(Deed(at, "restart", task_id))
+        elif draw < 0.4 and set(template.required) & CANCELED:
+            deeds.append(Deed(at, "cancel its job", task_id))
     return sorted(deeds, key=lambda deed: deed.at)
 
 

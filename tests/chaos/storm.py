@@ -15,6 +15,7 @@ from pathlib import Path
 import psycopg2
 
 from tests.chaos.audit import Audit, Verdict, last_movement
+from tests.chaos.bystanders import Answerers, Repliers
 from tests.chaos.calm import Calm
 from tests.chaos.faults import Striker
 from tests.chaos.normal import A_WORD, BRIDGE, STRUCK_BY_BRIDGE, TASKS, Waits, bound
@@ -61,11 +62,17 @@ def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
     folder.mkdir(parents=True, exist_ok=True)
     with storm.servers(folder) as servers, running_world(folder, storm.seed, storm.pace, servers) as world:
         faults = draw_faults(storm.seed, storm.duration, storm.pace, servers.can)
-        arrivals = draw_arrivals(storm.seed, storm.duration, storm.rate)
+        arrivals = draw_arrivals(storm.seed, storm.duration, storm.rate, datetime.now(UTC))
         tell(f"seed {storm.seed}: {len(faults)} faults and {len(arrivals)} records in {storm.duration:g} s")
         striker, people = Striker(world, tell), People(servers.database_url, storm.pace.stall)
         traffic = Traffic(servers.kafka, servers.topic)
-        _rage(storm, striker, traffic, people, (faults, arrivals))
+        answerers, repliers = Answerers(servers.database_url, storm.pace.stall), Repliers(world)
+        try:
+            _rage(storm, striker, traffic, people, (faults, arrivals))
+        except BaseException:
+            answerers.stop()
+            repliers.stop()
+            raise
         calm = Calm(time.monotonic(), storm.pace.sweep)
         ended_at = datetime.now(UTC)
         world.witness.calm()
@@ -76,14 +83,18 @@ def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
         if parked:
             tell(f"{len(parked)} tasks waited for a person: settled as the agents' ledger has it")
             _wait_until_quiet(world, Calm(time.monotonic(), storm.pace.sweep, calm.ends), tell)
+        repliers.stop()
+        answerers.stop()
+        # Their last events, which nobody waited for any more: repeated, or of tasks that had ended.
+        _wait_until_quiet(world, Calm(time.monotonic(), storm.pace.sweep, _ends(world)), tell)
         own_ends = _own_ends(world, striker.struck)
         world.stop()
         verdict = Audit(world, people, traffic.places).judge()
         verdict.seconds_to_quiet = max(0.0, (last - ended_at).total_seconds()) if quiet else None
         verdict.seconds_to_normal = max(calm.recovering().values(), default=0.0) if quiet else None
         over = [(fault.kind, max(0.0, calm.began - at)) for fault, at in striker.over]
-        if people.last_word_at:
-            over.append((A_WORD, calm.began - people.last_word_at))
+        if last_word_at := max(people.last_word_at, answerers.last_word_at):
+            over.append((A_WORD, calm.began - last_word_at))
         _require_normal(verdict, calm, over, _waits(storm, world, calm.load))
         verdict.waited_for = calm.told()
         verdict.moving_at_first = calm.moving_at_first
@@ -126,9 +137,13 @@ def _ending(world: World, traffic: Traffic, people: People) -> Callable[[], Mapp
     def work() -> Mapping[str, int]:
         people.finish()
         traffic.confirm()
-        return ends_of_topics(world.servers.kafka, *map(world.servers.topic, ("tasks", "events")))
+        return _ends(world)
 
     return work
+
+
+def _ends(world: World) -> Mapping[str, int]:
+    return ends_of_topics(world.servers.kafka, *map(world.servers.topic, ("tasks", "events")))
 
 
 def _waits(storm: Storm, world: World, load: float) -> Waits:

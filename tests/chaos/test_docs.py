@@ -31,7 +31,9 @@ MARKED = {
     "answers twice": {"twice", "twice later"},
     "its look-up or poll fails": set(),  # `Handler._has_a_fit`
     "refuses, and the task says `on_failure: undo`": set(),  # `cast.Role.refuses`
-    "a task paused, resumed, canceled, canceled and undone by a person": set(),  # `plan.draw_deeds`
+    "a task paused, resumed, canceled, canceled and undone, begun anew by a person; an answer, a yes, a no": (
+        set()  # `plan.draw_deeds` and `bystanders.Answerers`
+    ),
     "a record that is no message": set(),  # `plan.draw_arrivals` has these
     "the same record, `message_id` or task again": set(),
     "other content under a known `task_id`": set(),

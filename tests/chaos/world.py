@@ -41,6 +41,11 @@ class Witness(AgentProcess):
         found: list[dict[str, Any]] = self._ask("GET", "/_ledger")
         return found
 
+    def replies(self, start: int) -> list[dict[str, Any]]:
+        """What is to be replied by events, from this one on."""
+        found: list[dict[str, Any]] = self._ask("GET", f"/_replies?{start}")
+        return found
+
     def calm(self) -> None:
         """No more bad behaviour."""
         self._ask("PUT", "/_calm")
