@@ -45,11 +45,10 @@ class Bystander:
 class Answerers:
     """Answer each question soon after it was asked, by what the cast says of its task. Their doorbells are lost."""
 
-    def __init__(self, database_url: str, stall: float) -> None:
+    def __init__(self, database_url: str, stall: float, words: dict[str, float]) -> None:
         engine = make_engine(database_url, application="orchestrator-cli", pool_size=1)
         self._store = PostgresStore(engine, stall=timedelta(seconds=stall))
-        self.last_word_at = 0.0
-        """When (monotonic) somebody last answered."""
+        self._words = words
         self._bystander = Bystander("answerers", self._look)
 
     def stop(self) -> None:
@@ -64,7 +63,7 @@ class Answerers:
                 answer = said if one.question.kind is QuestionKind.APPROVAL else answer_of(one.task_id)
                 with contextlib.suppress(AnswerRefused):  # it has ended meanwhile, or the first try came through
                     self._store.answer(one.task_id, one.question.ref, answer, who="chaos", why="the storm")
-                    self.last_word_at = time.monotonic()
+                    self._words[one.task_id] = time.monotonic()
 
 
 class Repliers:

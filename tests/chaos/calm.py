@@ -24,6 +24,7 @@ OF_AGENTS = frozenset(
     {
         *("an agent's retry policy", "an agent's job", "a look-up's deadline", "an agent's limit"),
         *("an event", "a person who is asked", "a person who paused it", "its own time"),
+        "a person's word, which was not heard",
     }
 )
 """Waits that agents ask for, or their entries; and those for others who are not the product."""
@@ -38,7 +39,7 @@ SETTLED = (
 
 # A task that waits for several delegations is told of by these.
 _MOVING = f"""
-    SELECT t.task_id || ':' || t.next_step || ':' || t.epoch AS what, t.state, t.waits_for, t.reason_code,
+    SELECT t.task_id || ':' || t.next_step || ':' || t.epoch AS what, t.task_id, t.state, t.waits_for, t.reason_code,
            t.due_at, t.woken, t.rings, t.lease_owner, t.lease_until, d.state AS call, d.remote_url, t.paused,
            t.not_before, t.deadline, now() AS now
     FROM tasks t
@@ -49,8 +50,8 @@ _MOVING = f"""
             SELECT FROM delegations d WHERE d.task_id = t.task_id AND d.step_number = t.next_step
             AND d.due_at IS NOT NULL AND d.state IN ('pending', 'in_flight', 'unknown')))
     UNION ALL
-    SELECT d.idempotency_key || ':' || d.epoch, t.state, CASE WHEN d.state = 'pending' THEN 'retry' ELSE 'agent' END,
-           d.error_code, d.due_at, d.woken, d.rings, d.lease_owner, d.lease_until, d.state, d.remote_url, t.paused,
+    SELECT d.idempotency_key || ':' || d.epoch, d.task_id, t.state,
+           CASE WHEN d.state = 'pending' THEN 'retry' ELSE 'agent' END, d.error_code, d.due_at, d.woken, d.rings, d.lease_owner, d.lease_until, d.state, d.remote_url, t.paused,
            NULL, NULL, now()
     FROM delegations d JOIN tasks t USING (task_id)
     WHERE NOT {SETTLED} AND t.next_step = d.step_number AND d.due_at IS NOT NULL AND NOT d.parked
@@ -72,6 +73,10 @@ class Calm:
     """When the last fault was over (monotonic)."""
     sweep: float
     """Seconds between two sweeps."""
+    words: Mapping[str, float] = field(default_factory=dict)
+    """When (monotonic) a person last told something to a task. The doorbells of these words are lost, on purpose."""
+    unheard_for: float = 0.0
+    """Seconds after which the sweep must have rung for such a word."""
     ends: Mapping[str, int] = field(default_factory=dict)
     """Of each ``topic partition`` the offset behind its last record, once that is known."""
     last_seen: dict[str, float] = field(default_factory=dict)
@@ -105,6 +110,8 @@ class Calm:
             reason = why_waiting(row, queued=heard, sweep=self.sweep)
             if reason == "an event" and self._all_is_in(found.taken):
                 reason = "an event that has come"
+            if reason not in OF_AGENTS | OF_WORK and self._was_told(row["task_id"]):
+                reason = "a person's word, which was not heard"
             moving[reason] += 1
             self.last_one[reason] = str(row["what"])
         if found.taken != self._taken:
@@ -122,6 +129,9 @@ class Calm:
         self.moving = moving
         self.last_seen |= dict.fromkeys(moving, at)
         return not moving
+
+    def _was_told(self, task_id: str) -> bool:
+        return time.monotonic() - self.words.get(task_id, -self.unheard_for) < self.unheard_for
 
     def _all_is_in(self, taken: Mapping[str, int]) -> bool:
         """Whether every record that Kafka has is known to be taken in: then so is each event that was ever sent."""

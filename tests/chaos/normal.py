@@ -35,9 +35,6 @@ class Waits:
     """How much longer work takes here than it must: processes that want a processor for each that there is."""
 
 
-A_WORD = "a person's word"
-"""Not a fault, but treated as one."""
-
 Part = tuple[str, float]
 Needs = Callable[[Waits], list[Part]]
 
@@ -71,11 +68,6 @@ def _postgres(waits: Waits) -> list[Part]:
         ("lease or stall time", max(waits.lease, waits.stall)),
         ("two sweeps", 2 * waits.sweep),
     ]
-
-
-def _word(waits: Waits) -> list[Part]:
-    """The people of a storm speak to PostgreSQL alone: their doorbells are all lost."""
-    return [("the stall time", waits.stall), ("two sweeps", 2 * waits.sweep)]
 
 
 def _group(waits: Waits) -> list[Part]:
@@ -123,7 +115,6 @@ TASKS = Side(
         "beat": _beat,
         "redis": _redis,
         "postgres": _postgres,
-        A_WORD: _word,
     },
 )
 BRIDGE = Side(
@@ -165,5 +156,5 @@ def bound(side: Side, over: Sequence[tuple[str, float]], waits: Waits) -> Bound:
 def _bound(what: str, parts: Sequence[Part], before: float, waits: Waits) -> Bound:
     all_parts = [*parts, ("what is on its way", PATIENCE * waits.busy)]
     sums = " + ".join(f"{name} {each:.3g}" for name, each in all_parts)
-    since = f", over {before:.1f} s before the end" if before > 0 else f", {-before:.1f} s after it" if before else ""
+    since = f", over {before:.1f} s before the end" if before else ""
     return Bound(round(sum(each for _, each in all_parts) - before, 1), f"{what}{since}: {sums}")

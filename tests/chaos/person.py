@@ -57,10 +57,11 @@ class People:
     """Do what is planned, and remember what was accepted.
 
     Args:
+        words: takes when (monotonic) each task was last told something.
         stall: seconds after which their doorbells, all of which are lost, are rung by the sweep.
     """
 
-    def __init__(self, database_url: str, stall: float) -> None:
+    def __init__(self, database_url: str, stall: float, words: dict[str, float]) -> None:
         engine = make_engine(database_url, application="orchestrator-cli")
         self._store = PostgresStore(engine, stall=timedelta(seconds=stall))
         self._control = Control(self._store, _Deaf())
@@ -70,8 +71,7 @@ class People:
         """Tasks that stood still for a while."""
         self.canceled: dict[str, bool] = {}
         """Tasks that somebody tried to cancel: whether with an undo. They may have ended before."""
-        self.last_word_at = 0.0
-        """When (monotonic) something was last told."""
+        self._words = words
         self.restarted: Counter[str] = Counter()
         """Tasks that somebody had begin anew, or tried to, and how often: what their agents did before stays done."""
         self.ended: set[str] = set()
@@ -121,7 +121,7 @@ class People:
 
     def _try(self, deed: Deed) -> None:
         self._tell(deed)
-        self.last_word_at = time.monotonic()
+        self._words[deed.task_id] = time.monotonic()
 
     def _tell(self, deed: Deed) -> None:
         match deed.what:

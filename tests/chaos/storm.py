@@ -16,9 +16,9 @@ import psycopg2
 
 from tests.chaos.audit import Audit, Verdict, last_movement
 from tests.chaos.bystanders import Answerers, Repliers
-from tests.chaos.calm import Calm
+from tests.chaos.calm import PATIENCE, Calm
 from tests.chaos.faults import Striker
-from tests.chaos.normal import A_WORD, BRIDGE, STRUCK_BY_BRIDGE, TASKS, Waits, bound
+from tests.chaos.normal import BRIDGE, STRUCK_BY_BRIDGE, TASKS, Waits, bound
 from tests.chaos.person import People, settle_what_is_unknown
 from tests.chaos.plan import DEFAULT_PACE, QUICK_PACE, Arrival, Fault, Pace, draw_arrivals, draw_deeds, draw_faults
 from tests.chaos.servers import Servers
@@ -64,16 +64,18 @@ def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
         faults = draw_faults(storm.seed, storm.duration, storm.pace, servers.can)
         arrivals = draw_arrivals(storm.seed, storm.duration, storm.rate, datetime.now(UTC))
         tell(f"seed {storm.seed}: {len(faults)} faults and {len(arrivals)} records in {storm.duration:g} s")
-        striker, people = Striker(world, tell), People(servers.database_url, storm.pace.stall)
+        words: dict[str, float] = {}
+        striker, people = Striker(world, tell), People(servers.database_url, storm.pace.stall, words)
+        unheard_for = storm.pace.stall + 2 * storm.pace.sweep + PATIENCE
         traffic = Traffic(servers.kafka, servers.topic)
-        answerers, repliers = Answerers(servers.database_url, storm.pace.stall), Repliers(world)
+        answerers, repliers = Answerers(servers.database_url, storm.pace.stall, words), Repliers(world)
         try:
             _rage(storm, striker, traffic, people, (faults, arrivals))
         except BaseException:
             answerers.stop()
             repliers.stop()
             raise
-        calm = Calm(time.monotonic(), storm.pace.sweep)
+        calm = Calm(time.monotonic(), storm.pace.sweep, words, unheard_for)
         ended_at = datetime.now(UTC)
         world.witness.calm()
         tell("the storm is over; waiting until all is quiet")
@@ -82,19 +84,17 @@ def run(storm: Storm, folder: Path, tell: Callable[[str], None]) -> Verdict:
         parked = settle_what_is_unknown(world)
         if parked:
             tell(f"{len(parked)} tasks waited for a person: settled as the agents' ledger has it")
-            _wait_until_quiet(world, Calm(time.monotonic(), storm.pace.sweep, calm.ends), tell)
+            _wait_until_quiet(world, Calm(time.monotonic(), storm.pace.sweep, ends=calm.ends), tell)
         repliers.stop()
         answerers.stop()
         # Their last events, which nobody waited for any more: repeated, or of tasks that had ended.
-        _wait_until_quiet(world, Calm(time.monotonic(), storm.pace.sweep, _ends(world)), tell)
+        _wait_until_quiet(world, Calm(time.monotonic(), storm.pace.sweep, ends=_ends(world)), tell)
         own_ends = _own_ends(world, striker.struck)
         world.stop()
         verdict = Audit(world, people, traffic.places).judge()
         verdict.seconds_to_quiet = max(0.0, (last - ended_at).total_seconds()) if quiet else None
         verdict.seconds_to_normal = max(calm.recovering().values(), default=0.0) if quiet else None
         over = [(fault.kind, max(0.0, calm.began - at)) for fault, at in striker.over]
-        if last_word_at := max(people.last_word_at, answerers.last_word_at):
-            over.append((A_WORD, calm.began - last_word_at))
         _require_normal(verdict, calm, over, _waits(storm, world, calm.load))
         verdict.waited_for = calm.told()
         verdict.moving_at_first = calm.moving_at_first

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.normal import A_WORD, BRIDGE, TASKS, Side, Waits, bound
+from tests.chaos.normal import BRIDGE, TASKS, Side, Waits, bound
 from tests.chaos.plan import STRIKES
 
 WAITS = Waits(sweep=2, lease=9, stall=10, session=6, start=4)
@@ -25,7 +25,6 @@ def test_after_calm_weather_one_sweep_is_enough() -> None:
         (TASKS, "worker.pause", 10 + 4 + 2),
         (TASKS, "redis.flush", 4 + 10 + 4 + 2),
         (TASKS, "kafka.kill", 2 + 2),
-        (TASKS, A_WORD, 10 + 4 + 2),
         (BRIDGE, "bridge.kill", 4 + 15 + 2 + 2),
         (BRIDGE, "bridge.second", 15 + 2 + 2),
         (BRIDGE, "worker.kill", 0.5 + 2),
