@@ -51,8 +51,8 @@ _MOVING = f"""
             AND d.due_at IS NOT NULL AND d.state IN ('pending', 'in_flight', 'unknown')))
     UNION ALL
     SELECT d.idempotency_key || ':' || d.epoch, d.task_id, t.state,
-           CASE WHEN d.state = 'pending' THEN 'retry' ELSE 'agent' END, d.error_code, d.due_at, d.woken, d.rings, d.lease_owner, d.lease_until, d.state, d.remote_url, t.paused,
-           NULL, NULL, now()
+           CASE WHEN d.state = 'pending' THEN 'retry' ELSE 'agent' END, d.error_code, d.due_at, d.woken, d.rings,
+           d.lease_owner, d.lease_until, d.state, d.remote_url, t.paused, NULL, NULL, now()
     FROM delegations d JOIN tasks t USING (task_id)
     WHERE NOT {SETTLED} AND t.next_step = d.step_number AND d.due_at IS NOT NULL AND NOT d.parked
       AND d.state IN ('pending', 'in_flight', 'unknown')
