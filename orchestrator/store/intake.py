@@ -66,11 +66,11 @@ _INSERT_DEAD_LETTERS = text("""
 """)
 
 # A bridge that was cut off and writes late does not set back what another has written since: what is there is then more
-# than what was confirmed to it.
+# than what was confirmed to it, if anything was.
 _SET_OFFSETS = text("""
     UPDATE offsets SET updated_at = now(), by_hand = false,
-        next_offset = CASE WHEN offsets.next_offset > r.confirmed THEN greatest(offsets.next_offset, r.next_offset)
-            ELSE r.next_offset END
+        next_offset = CASE WHEN offsets.next_offset > coalesce(r.confirmed, -1)
+            THEN greatest(offsets.next_offset, r.next_offset) ELSE r.next_offset END
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(topic text, partition int, next_offset bigint, confirmed bigint)
     WHERE offsets.topic = r.topic AND offsets.partition = r.partition
 """)
@@ -80,8 +80,8 @@ _UPSERT_OFFSETS = text("""
     SELECT r.topic, r.partition, r.next_offset
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(topic text, partition int, next_offset bigint)
     ORDER BY 1, 2
-    ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset, updated_at = now(),
-        by_hand = false
+    ON CONFLICT (topic, partition) DO UPDATE SET updated_at = now(), by_hand = false,
+        next_offset = greatest(offsets.next_offset, excluded.next_offset)
 """)
 
 

@@ -234,6 +234,19 @@ def test_records_behind_a_forgotten_offset_are_not_taken_in(store_world: StoreWo
     assert store_world.sql("SELECT count(*) FROM tasks")[0].count == 2
 
 
+def test_a_bridge_that_was_cut_off_before_its_first_record_sets_nothing_back(store_world: StoreWorld) -> None:
+    """Frozen after it read them, it takes its records in when another has gone on; it would look like a restore."""
+    accept(store_world, 40, None)
+    accept(store_world, 4, None)
+    assert next_offset(store_world) == 41
+    # Together with records of a partition of which nothing is stored yet.
+    record = Record("tasks", 1, 7, 1_700_000_000_007, b"key", b"other")
+    other = Received(record, TaskMessage("other", "Do it", ("a",)))
+    store_world.store.accept([received(5, "t-5"), other], due_in=STALL, confirmed={})
+    assert next_offset(store_world) == 41
+    assert store_world.store.next_offsets([("tasks", 1)]) == {("tasks", 1): 8}
+
+
 def test_tasks_of_records_that_were_taken_in_before_are_doubted(store_world: StoreWorld) -> None:
     store_world.task("old")
     before = seen(store_world)

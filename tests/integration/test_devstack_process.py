@@ -45,8 +45,9 @@ def test_one_that_always_ends_is_started_again_and_again_each_time_later(keeper:
     wait_for(lambda: process.restarts >= 3, what="three restarts")
     process.stop()
     runs = process.log_text().count("run")
-    assert process.exit_code == 7
-    assert runs >= 4
+    assert runs >= 3
+    # The last one may have been stopped before it came to its own end.
+    assert [line.partition(";")[0] for line in told[:3]] == ["hasty ended with exit code 7"] * 3
     assert told[0].startswith("hasty ended with exit code 7; starting it again in 0.0 s (log: ")
     process.stop()
     assert process.log_text().count("run") == runs, "stopped is stopped"
