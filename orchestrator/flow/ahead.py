@@ -1,11 +1,13 @@
 """Deciding the next step ahead, where a worker goes straight on with it: its decision is recorded with its claim.
 
 One commit instead of two, for a planner that decides in memory. Only the usual case: one call that needs nobody's
-approval, of an agent that may be called now. In all others the next step decides for itself, as it would by message.
+approval, of an agent that may be called now, and called or asked again should the worker die before the request leaves.
+In all others the next step decides for itself, as it would by message.
 """
 
 from __future__ import annotations
 
+from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.journal import Ahead, Claim, Dispatch
 from orchestrator.errors import OrchestratorError
@@ -67,11 +69,18 @@ class LookAhead:
         agent = self._agents.get(decision.calls[0].agent)
         place = Dispatch(turn.task.task_id, turn.lease.step, turn.task.urgency)
         gate = Gate(self._calls, place)
-        if agent is None or is_doubted(agent, None, turn.task.doubted_at) or not gate.opens(agent):
+        if agent is None or not may_be_found_out(agent) or is_doubted(agent, None, turn.task.doubted_at):
+            return None
+        if not gate.opens(agent):
             return None
         rows = new_delegations(turn.task, turn.lease.step, decision, self._agents)
         asked, offer = turn.question_asked
         return Ahead(decision, rows, (started(0, agent, now()),), asked, offer), gate
+
+
+def may_be_found_out(agent: AgentSpec) -> bool:
+    """Whether a call of the agent that is marked as sent, and perhaps was not, needs no person to go on."""
+    return agent.may_repeat or bool(agent.lookup)
 
 
 class _Decided:
