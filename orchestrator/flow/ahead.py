@@ -7,14 +7,13 @@ In all others the next step decides for itself, as it would by message.
 
 from __future__ import annotations
 
-from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.journal import Ahead, Claim, Dispatch
 from orchestrator.errors import OrchestratorError
 from orchestrator.flow.approval import approvals_for
 from orchestrator.flow.ask import Asking, course, question
 from orchestrator.flow.decide import decide
-from orchestrator.flow.delegate import is_doubted, new_delegations, started
+from orchestrator.flow.delegate import Exchange, after_lost_reply, is_doubted, new_delegations, started
 from orchestrator.flow.execution import StepLimits
 from orchestrator.flow.limits import Gate, Limits
 from orchestrator.flow.planning import AtOnce, Planner, PlanRequest
@@ -24,7 +23,7 @@ from orchestrator.flow.turn import Turn, now
 
 
 class LookAhead:
-    """Implements `orchestrator.flow.turn.LooksAhead`. One a process."""
+    """Implements `orchestrator.flow.execution.LooksAhead`. One a process."""
 
     def __init__(
         self,
@@ -69,18 +68,13 @@ class LookAhead:
         agent = self._agents.get(decision.calls[0].agent)
         place = Dispatch(turn.task.task_id, turn.lease.step, turn.task.urgency)
         gate = Gate(self._calls, place)
-        if agent is None or not may_be_found_out(agent) or is_doubted(agent, None, turn.task.doubted_at):
+        if agent is None or after_lost_reply(agent) is Exchange.PARK or is_doubted(agent, None, turn.task.doubted_at):
             return None
         if not gate.opens(agent):
             return None
         rows = new_delegations(turn.task, turn.lease.step, decision, self._agents)
         asked, offer = turn.question_asked
         return Ahead(decision, rows, (started(0, agent, now()),), asked, offer), gate
-
-
-def may_be_found_out(agent: AgentSpec) -> bool:
-    """Whether a call of the agent that is marked as sent, and perhaps was not, needs no person to go on."""
-    return agent.may_repeat or bool(agent.lookup)
 
 
 class _Decided:

@@ -66,6 +66,11 @@ def next_exchange(agent: AgentSpec, delegation: Delegation, doubted_at: datetime
         return Exchange.SEND
     if delegation.state is DelegationState.IN_FLIGHT and delegation.remote_url:
         return Exchange.POLL
+    return after_lost_reply(agent)
+
+
+def after_lost_reply(agent: AgentSpec) -> Exchange:
+    """How to go on with a call that may have been made, and of which there is no word."""
     if agent.may_repeat:
         return Exchange.SEND
     return Exchange.LOOK_UP if agent.lookup else Exchange.PARK

@@ -16,11 +16,10 @@ import pytest
 import yaml
 
 from orchestrator.devstack.stack import EmbeddedStack
-from orchestrator.store import PostgresStore, make_engine
-from orchestrator.store.migrate import upgrade
 from tests.chaos.servers import Servers
 from tests.support.agents import ScriptedAgent, job, poll, reply
 from tests.support.intake_seen import unpublished
+from tests.support.own_servers import own_servers, product_on
 from tests.support.processes import wait_for
 from tests.support.system import PROGRAMS, System
 
@@ -71,18 +70,13 @@ OUTAGES: Mapping[str, Callable[[Servers, Callable[[], None]], None]] = {
 @pytest.fixture
 def own_stack(tmp_path: Path) -> Iterator[EmbeddedStack]:
     """Servers to be ended."""
-    stack = EmbeddedStack(tmp_path / "stack", postgres_options={"max_connections": "60"}, restart=None)
-    try:
-        stack.start()
+    with own_servers(tmp_path, max_connections="60") as stack:
         yield stack
-    finally:
-        stack.destroy()
 
 
 @pytest.fixture
 def own(own_stack: EmbeddedStack, system: System, scripted_agent: ScriptedAgent) -> Iterator[System]:
     """The product on those servers, with its default pace and agents that act once for each key."""
-    system.env |= {**own_stack.env(), "KAFKA_SESSION_TIMEOUT": "2", "ORCHESTRATOR_SWEEP_INTERVAL": str(SWEEP)}
     fills = {"name": "approved", "description": "Approved.", "fills": {"approval": "/approval"}}
     (system.folder / "events.yaml").write_text(yaml.safe_dump({"events": [fills]}), encoding="utf-8")
     system.env["ORCHESTRATOR_EVENTS"] = str(system.folder / "events.yaml")
@@ -99,11 +93,8 @@ def own(own_stack: EmbeddedStack, system: System, scripted_agent: ScriptedAgent)
     for name in ("held", "left", "right"):
         scripted_agent.script(f"/{name}", reply({name: 1}, gate="outage"))
     scripted_agent.script("/paper", job(*[poll("running")] * 4, poll("succeeded", {"paper": 1}), retry_after=2))
-    upgrade(own_stack.postgres.url())
-    found = System(system.env, system.processes, system.folder, PostgresStore(make_engine(own_stack.postgres.url())))
-    yield found
-    system.processes.stop_all()
-    found.close()
+    with product_on(own_stack, system, ORCHESTRATOR_SWEEP_INTERVAL=str(SWEEP)) as found:
+        yield found
 
 
 def entry(agent: ScriptedAgent, provides: str, *requires: str) -> dict[str, Any]:

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from kafka import KafkaProducer
-
 from orchestrator.domain.question import APPROVE, DECLINE, QuestionKind
 from orchestrator.errors import AnswerRefused, OrchestratorError
 from orchestrator.store import PostgresStore, make_engine
 from tests.chaos.cast import answer_of, approves
+from tests.chaos.traffic import storm_producer
 from tests.chaos.world import World
 
 EVERY = 0.2
@@ -72,16 +71,7 @@ class Repliers:
     def __init__(self, world: World) -> None:
         self._world = world
         self._topic = world.servers.topic("events")
-        self._producer = KafkaProducer(
-            **world.servers.kafka,
-            acks="all",
-            enable_idempotence=False,
-            max_in_flight_requests_per_connection=1,
-            retries=1_000_000,
-            delivery_timeout_ms=600_000,
-            request_timeout_ms=5_000,
-            max_block_ms=600_000,
-        )
+        self._producer = storm_producer(world.servers.kafka)
         self._sent: list[Any] = []
         self._known = 0
         self._bystander = Bystander("repliers", self._look)

@@ -22,23 +22,30 @@ SETTLED = 1.0
 """Seconds without a record after all was read."""
 
 
+def storm_producer(kafka: Mapping[str, Any], **more: Any) -> KafkaProducer:
+    """A producer that outlasts every outage of a storm.
+
+    One request at a time keeps the order; a repeated send may double a record, as Kafka's producers do.
+    """
+    return KafkaProducer(
+        **kafka,
+        acks="all",
+        enable_idempotence=False,
+        max_in_flight_requests_per_connection=1,
+        retries=1_000_000,
+        delivery_timeout_ms=600_000,
+        request_timeout_ms=5_000,
+        max_block_ms=600_000,
+        **more,
+    )
+
+
 class Traffic:
     """Produces a plan's records at their times."""
 
     def __init__(self, kafka: Mapping[str, Any], topic: Callable[[str], str]) -> None:
         self._topic = topic
-        # One request at a time keeps the order; a repeated send may double a record, as Kafka's producers do.
-        self._producer = KafkaProducer(
-            **kafka,
-            acks="all",
-            enable_idempotence=False,
-            max_in_flight_requests_per_connection=1,
-            linger_ms=5,
-            retries=1_000_000,
-            delivery_timeout_ms=600_000,
-            request_timeout_ms=5_000,
-            max_block_ms=600_000,
-        )
+        self._producer = storm_producer(kafka, linger_ms=5)
         self._stopped = threading.Event()
         self._sent: list[tuple[Arrival, Any]] = []
         self.places: list[tuple[str, int, int]] = []

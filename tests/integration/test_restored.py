@@ -22,6 +22,7 @@ from orchestrator.store import PostgresStore, make_engine
 from orchestrator.store.migrate import upgrade
 from tests.support.agents import ScriptedAgent, reply
 from tests.support.intake_seen import assert_each_taken_once
+from tests.support.own_servers import own_servers, product_on
 from tests.support.pgbouncer import PgBouncer, program
 from tests.support.processes import wait_for
 from tests.support.set_back import SetBack
@@ -34,28 +35,15 @@ PROGRAMS = ("bridge", "worker", "beat")
 @pytest.fixture
 def own_stack(tmp_path: Path) -> Iterator[EmbeddedStack]:
     """Servers of the test's own."""
-    stack = EmbeddedStack(tmp_path / "stack", postgres_options={"fsync": "off"}, restart=None)
-    try:
-        stack.start()
+    with own_servers(tmp_path, fsync="off") as stack:
         yield stack
-    finally:
-        stack.destroy()
 
 
 @pytest.fixture
 def own(own_stack: EmbeddedStack, system: System) -> Iterator[System]:
     """The product on those servers."""
-    system.env |= {
-        **own_stack.env(),
-        "KAFKA_SESSION_TIMEOUT": "2",
-        "ORCHESTRATOR_LEASE": "3",
-        "ORCHESTRATOR_STALL": "2",
-    }
-    upgrade(own_stack.postgres.url())
-    found = System(system.env, system.processes, system.folder, PostgresStore(make_engine(own_stack.postgres.url())))
-    yield found
-    system.processes.stop_all()
-    found.close()
+    with product_on(own_stack, system, ORCHESTRATOR_LEASE="3", ORCHESTRATOR_STALL="2") as found:
+        yield found
 
 
 @pytest.fixture

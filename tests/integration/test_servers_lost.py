@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from orchestrator.devstack.stack import EmbeddedStack
-from orchestrator.store import PostgresStore, make_engine
-from orchestrator.store.migrate import upgrade
 from tests.chaos.servers import Servers
 from tests.support.agents import ScriptedAgent, reply
 from tests.support.intake_seen import scalar, unpublished
+from tests.support.own_servers import own_servers, product_on
 from tests.support.processes import wait_for
 from tests.support.system import PROGRAMS, System
 
@@ -30,30 +29,16 @@ AGES = ("ORCHESTRATOR_KEEP_TASKS", "ORCHESTRATOR_KEEP_INBOX", "ORCHESTRATOR_KEEP
 @pytest.fixture
 def own_stack(tmp_path: Path) -> Iterator[EmbeddedStack]:
     """Servers to be ended; a PostgreSQL with few connections."""
-    options = {"fsync": "off", "max_connections": "60"}
-    stack = EmbeddedStack(tmp_path / "stack", postgres_options=options, restart=None)
-    try:
-        stack.start()
+    with own_servers(tmp_path, fsync="off", max_connections="60") as stack:
         yield stack
-    finally:
-        stack.destroy()
 
 
 @pytest.fixture
 def own(own_stack: EmbeddedStack, system: System) -> Iterator[System]:
     """The product on those servers."""
-    system.env |= {
-        **own_stack.env(),
-        "KAFKA_SESSION_TIMEOUT": "2",
-        "ORCHESTRATOR_LEASE": str(LEASE),
-        "ORCHESTRATOR_STALL": str(LEASE),
-        "ORCHESTRATOR_PRUNE_INTERVAL": "1",
-    }
-    upgrade(own_stack.postgres.url())
-    found = System(system.env, system.processes, system.folder, PostgresStore(make_engine(own_stack.postgres.url())))
-    yield found
-    system.processes.stop_all()
-    found.close()
+    pace = {"ORCHESTRATOR_LEASE": str(LEASE), "ORCHESTRATOR_STALL": str(LEASE), "ORCHESTRATOR_PRUNE_INTERVAL": "1"}
+    with product_on(own_stack, system, **pace) as found:
+        yield found
 
 
 def entries(agent: ScriptedAgent) -> list[dict[str, Any]]:
