@@ -66,15 +66,15 @@ class LookAhead:
         ):
             return None
         agent = self._agents.get(decision.calls[0].agent)
-        place = Dispatch(turn.task.task_id, turn.lease.step, turn.task.urgency)
-        gate = Gate(self._calls, place)
         if agent is None or after_lost_reply(agent) is Exchange.PARK or is_doubted(agent, None, turn.task.doubted_at):
             return None
-        if not gate.opens(agent):
-            return None
+        if agent.limits.rate is not None:
+            return None  # a permit is used up even where the commit finds that the call cannot be made after all
         rows = new_delegations(turn.task, turn.lease.step, decision, self._agents)
         asked, offer = turn.question_asked
-        return Ahead(decision, rows, (started(0, agent, now()),), asked, offer), gate
+        ahead = Ahead(decision, rows, (started(0, agent, now()),), asked, offer)
+        gate = Gate(self._calls, Dispatch(turn.task.task_id, turn.lease.step, turn.task.urgency))
+        return (ahead, gate) if gate.opens(agent) else None
 
 
 class _Decided:

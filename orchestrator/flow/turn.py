@@ -21,6 +21,7 @@ from orchestrator.domain.decision import DecisionKind
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.event_type import changes_of_event
 from orchestrator.domain.journal import (
+    Ahead,
     Claim,
     Committed,
     Complete,
@@ -280,9 +281,18 @@ class Turn:
         following = Dispatch(self.task.task_id, self.lease.step + 1, self.task.urgency, self.task.lane)
         if not self._on.goes_on(following):
             return then, None
-        claim = self._next_claim()
-        ahead, gate = (None if claim is None else self._on.look_ahead(claim)) or (None, None)
+        ahead, gate = self._look_ahead() or (None, None)
         return NextStep(self._on.owner, self.limits.lease_for, ahead), gate
+
+    def _look_ahead(self) -> tuple[Ahead, Gate] | None:
+        claim = self._next_claim()
+        if claim is None:
+            return None
+        try:
+            return self._on.look_ahead(claim)
+        except Exception:  # the next step meets it again, in its own name; the replies in hand must be written
+            log.warning("step.not_decided_ahead", extra={"task_id": self.task.task_id}, exc_info=True)
+            return None
 
     def _next_claim(self) -> Claim | None:
         """The next step's claim as it will be, unless something comes between; None where that is not clear."""

@@ -101,14 +101,14 @@ _RING_AGAIN = (
     RING_AGAIN,
 )
 
-# What is held is due when its lease ends: within the time of a lease from now.
+# What is held is due when its lease ends, or little later (up to 1.3 leases from now: `claim_step_1`).
 _HELD_HERE = text(f"""
     SELECT task_id AS key, lease_owner AS owner, true AS task FROM tasks
-    WHERE {ALIVE} AND due_at > now() AND due_at <= now() + CAST(:lease AS interval)
+    WHERE {ALIVE} AND due_at > now() AND due_at <= now() + 1.3 * CAST(:lease AS interval)
       AND lease_until > now() AND starts_with(lease_owner, :place)
     UNION ALL
     SELECT idempotency_key, lease_owner, false FROM delegations
-    WHERE due_at > now() AND due_at <= now() + CAST(:lease AS interval)
+    WHERE due_at > now() AND due_at <= now() + 1.3 * CAST(:lease AS interval)
       AND lease_until > now() AND starts_with(lease_owner, :place)
 """)  # noqa: S608  # constants of ours only
 _END_LEASES = tuple(

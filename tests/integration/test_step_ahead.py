@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from orchestrator.domain.agent import AgentLimits
+from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.limits import Limited, NotNow
@@ -15,6 +20,7 @@ from orchestrator.domain.message import EventMessage, TaskMessage
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.flow.execution import StepResult
 from orchestrator.flow.limits import Permit
+from orchestrator.flow.ports import PlanRequest
 from orchestrator.llm.rules import RulesPlanner
 from tests.support.agents import reply
 from tests.support.counts import READ, commits, counted, wal_of
@@ -169,17 +175,47 @@ def test_a_call_that_only_a_person_could_tell_of_is_decided_in_a_step_of_its_own
     assert posts(chain, "b") == 1
 
 
+def test_a_worker_that_dies_is_missed_when_its_lease_ends_however_long_the_stall_time_is(chain: World) -> None:
+    chain.store.stall = timedelta(minutes=5)
+    submit(chain)
+    first = chain.runner().run("t-1", 1, always)
+    assert first.claim is not None
+    lease = chain.limits.lease_for
+    with chain.store.engine.begin() as connection:
+        late = connection.execute(text("SELECT due_at - lease_until FROM tasks")).scalar_one()
+    assert timedelta(0) <= late <= 0.3 * lease
+    # The sweep of its own machine need not wait so long.
+    assert chain.store.end_leases("", lambda _: True, lease) == 1
+    assert chain.run_step(2).outcome == "next"
+
+
+class Puzzled(RulesPlanner):
+    """A planner that fails, in a way that nobody foresaw, in the step that it is asked about next."""
+
+    def decide_at_once(self, request: PlanRequest) -> Decision | None:
+        raise ZeroDivisionError(f"step {request.step}")
+
+
+def test_whatever_goes_wrong_in_looking_ahead_the_reply_in_hand_is_written(chain: World) -> None:
+    chain.planner = Puzzled()
+    submit(chain)
+    assert [result.outcome for result in straight_on(chain)] == ["next", "next", "completed"]
+    assert [posts(chain, name) for name in FIELDS] == [1, 1, 1]
+
+
 class Counting:
     """Limits that count permits, and refuse those of some agents."""
 
     def __init__(self, *refused: str) -> None:
         self.refused = refused
         self.held = 0
+        self.entered: Counter[str] = Counter()
 
     def enter(self, what: Limited, waiter: Dispatch) -> Permit | NotNow:  # noqa: ARG002 - the port's signature
         if what.name in self.refused:
             return NotNow("agent_at_capacity", f"{what.name} is at capacity", 5.0)
         self.held += 1
+        self.entered[what.name] += 1
         return _Held(self)
 
 
@@ -214,6 +250,16 @@ def test_permits_are_given_back_whatever_becomes_of_the_call(chain: World) -> No
     first = chain.runner().run("t-2", 1, lambda _: bool(chain.take(EventMessage("t-2", {"y": 1}, None))))
     assert first.claim is not None and not first.claim.begun
     assert limits.held == 0
+
+
+def test_no_permit_of_a_rate_is_used_up_for_a_call_that_may_not_come(chain: World) -> None:
+    chain.calls = limits = Counting()
+    chain.specs["b"] = replace(chain.specs["b"], limits=AgentLimits(rate=1.0))
+    submit(chain)
+    first = chain.runner().run("t-1", 1, lambda _: bool(chain.take(EventMessage("t-1", {"b": "told"}, None))))
+    assert first.claim is not None and not first.claim.begun
+    assert chain.runner().go_on(first, always).outcome == "completed"
+    assert limits.entered["b"] == 0
 
 
 def test_a_call_that_needs_approval_is_decided_in_a_step_of_its_own(chain: World) -> None:

@@ -29,7 +29,7 @@ DECLARE
     moved tasks%ROWTYPE;
     new_delegations integer := coalesce(jsonb_array_length(p_delegations), 0);
     ahead_calls integer := 0;
-    look_after interval := greatest(p_stall, p_lease_for);
+    look_after interval := CASE WHEN p_next_owner IS NULL THEN p_stall ELSE p_lease_for END;
 BEGIN
     IF p_decision IS NOT NULL AND EXISTS (
         SELECT FROM steps WHERE task_id = p_task_id AND step_number = p_step AND decision IS NOT NULL)
@@ -84,8 +84,8 @@ BEGIN
         rings = CASE WHEN p_state IS NULL THEN rings ELSE 0 END,
         idle_steps = CASE WHEN p_state IS NULL THEN idle_steps WHEN p_progress THEN 0 ELSE idle_steps + 1 END,
         ended_at = CASE WHEN p_state = 'completed' THEN now() WHEN p_state IS NULL THEN ended_at END,
-        -- When the sweep looks after it, should nobody have; or as it is, where that is little later: then no index has
-        -- to be told of the commit.
+        -- When the sweep looks after it, should nobody have taken it up, or its holder be dead; or as it is, where that
+        -- is little later: then no index has to be told of the commit.
         due_at = CASE WHEN p_state IS NULL THEN due_at
                       WHEN p_state = 'completed' THEN NULL
                       WHEN due_at BETWEEN now() + look_after AND now() + 1.15 * look_after THEN due_at
