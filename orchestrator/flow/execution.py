@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from orchestrator.domain.budget import Budget
-from orchestrator.domain.journal import Ahead, Claim, Dispatch
+from orchestrator.domain.journal import Ahead, Claim, Committed, Dispatch, Fail, Join, Then, Wait
 from orchestrator.domain.retry import RetryPolicy
-from orchestrator.domain.task import PartialFailure
+from orchestrator.domain.task import PartialFailure, Task, TaskState
 from orchestrator.flow.limits import Gate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +77,28 @@ class StraightOn:
 
 
 NOT_ON = StraightOn()
+
+
+def result_of(task: Task, then: Then, committed: Committed) -> StepResult:
+    """How the execution ended whose last commit was this; told to the log as well."""
+    ended = {"task_id": task.task_id, "state": committed.state.value, "next_step": committed.next_step}
+    if isinstance(then, Fail) and committed.state is TaskState.FAILED:
+        log.warning("step.ended", extra={**ended, "code": then.code, "why": then.reason})
+    else:
+        log.info("step.ended", extra=ended)
+    match committed.state:
+        case TaskState.PROCESSING:
+            return StepResult("next", next=Dispatch(task.task_id, committed.next_step, task.urgency, task.lane))
+        case TaskState.WAITING if isinstance(then, Wait):
+            until = f" until {then.due_at.isoformat(timespec='seconds')}" if then.due_at else ""
+            return StepResult("waiting", f"{then.waits_for.value}{until}: {then.reason or then.reason_code or ''}")
+        case TaskState.WAITING if isinstance(then, Join):
+            return StepResult("waiting", f"agent: {then.reason}", doorbells=committed.doorbells)
+        case TaskState.FAILED if isinstance(then, Fail):
+            return StepResult("failed", f"{then.code}: {then.reason}")
+        case TaskState.COMPENSATING if isinstance(then, Fail):
+            return StepResult("failed", f"{then.code}: {then.reason}; what was done is undone now")
+        case TaskState.COMPENSATING:
+            return StepResult("undoing", next=Dispatch(task.task_id, committed.next_step, task.urgency, task.lane))
+        case state:
+            return StepResult(state.value)

@@ -28,7 +28,6 @@ from orchestrator.domain.journal import (
     Dispatch,
     Fail,
     HistoryEntry,
-    Join,
     NextStep,
     PendingEvent,
     Settlement,
@@ -40,9 +39,8 @@ from orchestrator.domain.journal import (
     Wait,
 )
 from orchestrator.domain.question import Question
-from orchestrator.domain.task import Task, TaskState
 from orchestrator.errors import LeaseLost, StoreUnavailable
-from orchestrator.flow.execution import NOT_ON, StepLimits, StepResult, StraightOn
+from orchestrator.flow.execution import NOT_ON, StepLimits, StepResult, StraightOn, result_of
 from orchestrator.flow.limits import Gate
 from orchestrator.flow.ports import EventTypes, PlanRequest, StepStore
 
@@ -262,7 +260,7 @@ class Turn:
                 self.merge(committed.late_events)
                 rounds += 1
                 committed = self.write(commit if rounds < _EVENT_ROUNDS else replace(commit, then=NextStep()))
-            result = _result(self.task, commit.then, committed)
+            result = result_of(self.task, commit.then, committed)
             if committed.claim is None:
                 return result
             claim = replace(committed.claim, history=self._history_after(committed.finished, committed.delegations))
@@ -355,30 +353,6 @@ class Turn:
                 "delegation.late_reply",
                 extra={"task_id": self.task.task_id, "delegation": delegation.ref, "stored": stored},
             )
-
-
-def _result(task: Task, then: Then, committed: Committed) -> StepResult:
-    ended = {"task_id": task.task_id, "state": committed.state.value, "next_step": committed.next_step}
-    if isinstance(then, Fail) and committed.state is TaskState.FAILED:
-        log.warning("step.ended", extra={**ended, "code": then.code, "why": then.reason})
-    else:
-        log.info("step.ended", extra=ended)
-    match committed.state:
-        case TaskState.PROCESSING:
-            return StepResult("next", next=Dispatch(task.task_id, committed.next_step, task.urgency, task.lane))
-        case TaskState.WAITING if isinstance(then, Wait):
-            until = f" until {then.due_at.isoformat(timespec='seconds')}" if then.due_at else ""
-            return StepResult("waiting", f"{then.waits_for.value}{until}: {then.reason or then.reason_code or ''}")
-        case TaskState.WAITING if isinstance(then, Join):
-            return StepResult("waiting", f"agent: {then.reason}", doorbells=committed.doorbells)
-        case TaskState.FAILED if isinstance(then, Fail):
-            return StepResult("failed", f"{then.code}: {then.reason}")
-        case TaskState.COMPENSATING if isinstance(then, Fail):
-            return StepResult("failed", f"{then.code}: {then.reason}; what was done is undone now")
-        case TaskState.COMPENSATING:
-            return StepResult("undoing", next=Dispatch(task.task_id, committed.next_step, task.urgency, task.lane))
-        case state:
-            return StepResult(state.value)
 
 
 def now() -> datetime:
