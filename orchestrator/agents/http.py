@@ -168,8 +168,10 @@ class HttpAgentClient:
         try:
             return outcome_of_answer(agent, self._exchange("POST", agent, url, keyed, body))
         except _NoSecret as error:
-            return OutcomeUnknown("agent_unusable", str(error))
+            return NotDone("agent_unusable", str(error), retryable=True)
         except Broken as error:
+            if not error.sent:
+                return NotDone("agent_down", f"cannot be reached at {url}: {error}", retryable=True)
             return OutcomeUnknown("agent_timeout" if error.timed_out else "agent_down", str(error))
 
     def _cancel(self, agent: AgentSpec, request: AgentRequest, reason: str) -> CancelOutcome:

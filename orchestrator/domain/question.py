@@ -104,6 +104,8 @@ class Question:
     answered_by: str | None = None
     why: str | None = None
     answered_at: datetime | None = None
+    sent_at: datetime | None = None
+    """Since when its answer may have reached an agent that is to be told once; None: it has certainly not left."""
 
     @property
     def due_at(self) -> datetime | None:

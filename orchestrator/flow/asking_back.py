@@ -3,9 +3,11 @@
 The step itself carries such a call on; of several calls, once the others have ended. An answer is sent under a key of
 its own, the same however often, and the agent's time begins anew with it: what a person took is not the agent's.
 
-An answer is an effect. An agent that has side effects and does not honour keys is told only while its job still asks:
-nobody can know here whether an answer sent before has arrived, by a worker that died or with its reply lost, but the
-job does.
+An answer is an effect. To an agent that has side effects and does not honour keys it is marked as sent in a commit of
+its own before it leaves. Where that mark is found (a worker died, or the agent's word was lost), nobody can know here
+whether the answer has arrived, but the job does: it is asked, and told again only while it asks that very question. A
+job that words its question otherwise with every poll may ask the next one: then the person is asked, and nobody is told
+twice.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from datetime import timedelta
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.delegation import BY_EVENT, AgentOutcome, Delegation, DelegationState, InputRequired, NotDone
 from orchestrator.domain.delegation import OutcomeUnknown as Unknown
-from orchestrator.domain.journal import Fail, Settlement, Wait
+from orchestrator.domain.journal import Fail, GoOn, Settlement, StepCommit, Wait
 from orchestrator.domain.question import MAX_TEXT, Question, QuestionKind, QuestionState
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.delegate import Exchange, Verdict, judge
@@ -27,6 +29,8 @@ from orchestrator.flow.waiting import escalated, later, wait_for_people
 
 ANSWER_REFUSED = "answer_refused"
 _NOT_TAKEN = " (The agent did not take "
+_ANSWER_CHARS = 200
+"""How much of an answer that was not taken is shown again."""
 
 
 def in_hand(turn: Turn) -> list[Delegation]:
@@ -69,23 +73,33 @@ def ask(turn: Turn, agent: AgentSpec, delegation: Delegation, asked: InputRequir
 def send_answer(
     turn: Turn, client: AgentClient, agent: AgentSpec, delegation: Delegation, question: Question
 ) -> Verdict:
-    """Tell the agent what a person answered, and judge what it says to that."""
+    """Tell the agent what a person answered, and judge what it says to that.
+
+    Raises:
+        LeaseLost: another worker took over before the answer left.
+        StoreUnavailable: PostgreSQL stayed away before the answer left.
+    """
     url = question.answer_url or delegation.remote_url or agent.url
     number = len(_questions(turn, delegation))
     request = AgentRequest(
         delegation.task_id, delegation.step, delegation.key, delegation.task, delegation.arguments, remote_url=url
     )
-    outcome = _told_before(client, agent, request, delegation, question)
+    reach(FaultPoint.ANSWER_IN_HAND, delegation.task_id)
+    to_be_marked = question.sent_at is None and _is_told_once(agent, delegation, question)
+    if to_be_marked:
+        question = _marked(turn, question)
+    outcome = None if to_be_marked else _told_before(client, agent, request, delegation, question)
     if outcome is None:
-        reach(FaultPoint.ANSWER_IN_HAND, delegation.task_id)
         outcome = client.answer(agent, request, number, question.answer)
         reach(FaultPoint.ANSWER_TAKEN, delegation.task_id)
     if isinstance(outcome, NotDone) and outcome.code == ANSWER_REFUSED:
-        text = f"{question.text}{_NOT_TAKEN}{question.answer!r}: {outcome.detail})"[:MAX_TEXT]
+        text = f"{question.text}{_NOT_TAKEN}{repr(question.answer)[:_ANSWER_CHARS]}: {outcome.detail})"[:MAX_TEXT]
         outcome = InputRequired(text, question.choices, question.schema, question.who, question.answer_url)
     begun_anew = (question.answered_at or now()) + timedelta(seconds=agent.timeout.total)
     verdict = judge(agent, replace(delegation, deadline_at=begun_anew), Exchange.POLL, outcome, now())
     if verdict.settlement.state is DelegationState.IN_FLIGHT and _must_be_sent_again(outcome):
+        if to_be_marked and isinstance(outcome, NotDone):  # its only sending has certainly not arrived
+            turn.ask(replace(question, sent_at=None))
         return verdict
     turn.ask(replace(question, state=QuestionState.SETTLED))
     if isinstance(outcome, InputRequired):
@@ -96,17 +110,32 @@ def send_answer(
 def _told_before(
     client: AgentClient, agent: AgentSpec, request: AgentRequest, delegation: Delegation, question: Question
 ) -> AgentOutcome | None:
-    """What the job of an agent that must be told once says where it asks this no more; None: the agent may be told."""
-    url = delegation.remote_url
-    if agent.may_repeat or url in {None, BY_EVENT, question.answer_url}:
+    """What the job of an agent that may have been told says where it asks this no more; None: it may be told."""
+    if not _is_told_once(agent, delegation, question):
         return None
+    url = delegation.remote_url
     found = client.poll(agent, replace(request, remote_url=url), url or "")
     return None if isinstance(found, InputRequired) and _asks(found, question) else found
 
 
+def _is_told_once(agent: AgentSpec, delegation: Delegation, question: Question) -> bool:
+    """Whether an answer that may have arrived must not be sent again, and its job can be asked."""
+    return not agent.may_repeat and delegation.remote_url not in {None, BY_EVENT, question.answer_url}
+
+
+def _marked(turn: Turn, question: Question) -> Question:
+    """The question, marked in a commit of its own: its answer may have left from now on."""
+    marked = replace(question, sent_at=now())
+    turn.ask(marked)
+    turn.write(StepCommit(GoOn()))
+    reach(FaultPoint.ANSWER_MARKED, turn.task.task_id)
+    return marked
+
+
 def _asks(asked: InputRequired, question: Question) -> bool:
     """Whether this is the question that was answered, and not the next one."""
-    same_text = question.text == asked.question or question.text.startswith(asked.question + _NOT_TAKEN)
+    refused_before = (asked.question + _NOT_TAKEN)[:MAX_TEXT]
+    same_text = question.text == asked.question or question.text.startswith(refused_before)
     rest = (asked.choices, asked.schema, asked.answer_url)
     return same_text and rest == (question.choices, question.schema, question.answer_url)
 

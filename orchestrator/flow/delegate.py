@@ -134,10 +134,10 @@ def judge(
             )
         case StillRunning(remote_url, retry_after):
             return _still_running(agent, delegation, remote_url or delegation.remote_url, retry_after, now)
-        case NotDone() if exchange is Exchange.POLL and outcome.retryable:
+        case NotDone() if exchange is Exchange.POLL and outcome.retryable and not _overdue(delegation, now):
             return _still_running(agent, delegation, delegation.remote_url, outcome.retry_after or 1.0, now)
-        case NotDone() if exchange is Exchange.POLL and outcome.code == "agent_rejected":
-            # The agent took the job and no longer knows it: nobody can say from this whether it acted.
+        case NotDone() if exchange is Exchange.POLL and (outcome.retryable or outcome.code == "agent_rejected"):
+            # The agent took the job and does not tell of it, or no longer knows it: whether it acted this does not say.
             return _unknown(agent, delegation, OutcomeUnknown(outcome.code, outcome.detail), now)
         case NotDone() if outcome.retryable:
             return _again(agent, delegation, outcome.code, outcome.detail, outcome.retry_after, now)

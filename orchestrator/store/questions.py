@@ -24,16 +24,19 @@ from orchestrator.store.rows import Row, pending_event_of
 # An answer that is there wins over whatever a step thought of the question meanwhile.
 _WRITE = text("""
     INSERT INTO questions (task_id, ref, kind, step_number, index, question, choices, schema, field, fields, who,
-        timeout_at, on_timeout, timeout_code, escalate_to, escalate_at, escalated_at, answer_url, state, asked_at)
+        timeout_at, on_timeout, timeout_code, escalate_to, escalate_at, escalated_at, answer_url, state, asked_at,
+        sent_at)
     SELECT :task_id, r.ref, r.kind, r.step_number, r.index, r.question, r.choices, nullif(r.schema, 'null'), r.field,
         r.fields, r.who, r.timeout_at, r.on_timeout, r.timeout_code, r.escalate_to, r.escalate_at, r.escalated_at,
-        r.answer_url, r.state, r.asked_at
+        r.answer_url, r.state, r.asked_at, r.sent_at
     FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(
         ref text, kind text, step_number int, index int, question text, choices jsonb, schema jsonb, field text,
         fields jsonb, who text, timeout_at timestamptz, on_timeout text, timeout_code text, escalate_to text,
-        escalate_at timestamptz, escalated_at timestamptz, answer_url text, state text, asked_at timestamptz)
-    ON CONFLICT (task_id, ref) DO UPDATE SET state = excluded.state, escalated_at = excluded.escalated_at
-    WHERE questions.state = 'open' OR (questions.state = 'answered' AND excluded.state = 'settled')
+        escalate_at timestamptz, escalated_at timestamptz, answer_url text, state text, asked_at timestamptz,
+        sent_at timestamptz)
+    ON CONFLICT (task_id, ref) DO UPDATE SET state = excluded.state, escalated_at = excluded.escalated_at,
+        sent_at = excluded.sent_at
+    WHERE questions.state = 'open' OR (questions.state = 'answered' AND excluded.state IN ('answered', 'settled'))
 """)
 
 _OPEN_OF_TASK = text("""
@@ -113,6 +116,7 @@ def question_of(row: Row) -> Question:
         answered_by=row["answered_by"],
         why=row["why"],
         answered_at=_moment(row["answered_at"]),
+        sent_at=_moment(row["sent_at"]),
     )
 
 
@@ -263,6 +267,7 @@ def _row(question: Question) -> dict[str, Any]:
         "answer_url": question.answer_url,
         "state": question.state.value,
         "asked_at": question.asked_at.isoformat(),
+        "sent_at": _iso(question.sent_at),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from orchestrator.domain.agent import AgentTimeout, AskingRules
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.message import TaskMessage
+from orchestrator.domain.question import MAX_TEXT
 from orchestrator.domain.task import PartialFailure, WaitsFor
 from orchestrator.errors import AnswerRefused
-from tests.support.agents import Answer, job, poll, problem, reply
+from tests.support.agents import Answer, Seen, job, poll, problem, reply
 from tests.support.stack import wait_for
 from tests.support.step_world import World, call
 
@@ -23,6 +25,17 @@ def asks(question: str = "Which account?", **parts: Any) -> Answer:
     return {"status": 200, "body": body}
 
 
+def posts_of(world: World, path: str) -> list[Seen]:
+    """What was posted there, whatever its query."""
+    found = world.agent.ledger().requests
+    return [one for one in found if one.method == "POST" and one.path.partition("?")[0] == path]
+
+
+def marks(world: World) -> list[datetime | None]:
+    """Since when each answer may have left."""
+    return [one.sent_at for entry in world.store.history("t-1") for one in entry.questions]
+
+
 def answer(world: World, value: Any, ref: str | None = None) -> None:
     world.store.answer("t-1", ref, value, who="ann", why="")
 
@@ -30,7 +43,7 @@ def answer(world: World, value: Any, ref: str | None = None) -> None:
 def test_the_answer_goes_to_the_agent_and_its_work_goes_on(world: World) -> None:
     schema = {"type": "object", "properties": {"iban": {"type": "string", "minLength": 10}}, "required": ["iban"]}
     asked_for = asks(schema=schema, who="treasury")
-    world.add_agent("pay", job(asked_for, asked_for, poll("succeeded", {"pay": "P-1"}), retry_after=0))
+    world.add_agent("pay", job(asked_for, poll("succeeded", {"pay": "P-1"}), retry_after=0))
     world.agent.script("/answers", TAKEN)
     world.submit("pay")
     world.answers = [call("pay")]
@@ -65,8 +78,7 @@ def test_a_person_may_take_longer_than_the_agents_own_time(world: World) -> None
 
 
 def test_an_answer_that_the_agent_does_not_take_is_asked_for_again(world: World) -> None:
-    # It is asked each time, before it is told, whether it still asks.
-    world.add_agent("pay", job(asks(), asks(), asks(), poll("succeeded", {"pay": 1}), retry_after=0))
+    world.add_agent("pay", job(asks(), poll("succeeded", {"pay": 1}), retry_after=0))
     world.agent.script("/answers", problem(422, "No such account"), TAKEN, idempotent=False)
     world.submit("pay")
     world.answers = [call("pay")]
@@ -96,8 +108,8 @@ def test_an_answer_whose_way_was_cut_is_sent_again_under_its_key(world: World) -
 
 
 def test_an_answer_whose_way_was_cut_is_not_sent_again_where_the_job_has_it(world: World) -> None:
-    """The agent does not honour keys: it is asked first, and does not ask any more."""
-    world.add_agent("pay", job(asks(), asks(), poll("running"), poll("succeeded", {"pay": 1}), retry_after=0))
+    """The agent does not honour keys: it is asked before it is told again, and does not ask any more."""
+    world.add_agent("pay", job(asks(), poll("running"), poll("succeeded", {"pay": 1}), retry_after=0))
     world.agent.script("/answers", {**TAKEN, "drop": "after"}, TAKEN, idempotent=False)
     world.submit("pay")
     world.answers = [call("pay")]
@@ -109,7 +121,7 @@ def test_an_answer_whose_way_was_cut_is_not_sent_again_where_the_job_has_it(worl
 
 
 def test_the_next_question_of_an_agent_is_not_given_the_answer_to_the_last(world: World) -> None:
-    polls = (asks(), asks(), asks("Which day?"), asks("Which day?"), poll("succeeded", {"pay": 1}))
+    polls = (asks(), asks("Which day?"), poll("succeeded", {"pay": 1}))
     world.add_agent("pay", job(*polls, retry_after=0))
     world.agent.script("/answers", {**TAKEN, "drop": "after"}, TAKEN, idempotent=False)
     world.submit("pay")
@@ -124,6 +136,106 @@ def test_the_next_question_of_an_agent_is_not_given_the_answer_to_the_last(world
     assert world.data() == {"pay": 1}
     told = [(one.body["question"], one.body["answer"]) for one in world.agent.ledger().posts("/answers")]
     assert told == [(1, "the account"), (2, "Monday")]
+
+
+def test_a_question_that_is_worded_otherwise_with_each_poll_is_answered_once(world: World) -> None:
+    """The agent does not honour keys, and its question carries the time, or a signed address."""
+    polls = [asks(f"Which account? (asked at {n}:00)", answer_url=f"/answers?signed={n}") for n in range(9)]
+    world.add_agent("pay", job(polls[0], poll("succeeded", {"pay": 1}), *polls[1:], retry_after=0))
+    world.agent.script("/answers", TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+    world.run_until_it_moves_on()
+    assert world.data() == {"pay": 1}
+    assert [one.body["answer"] for one in posts_of(world, "/answers")] == ["the first"]
+    assert len(world.store.history("t-1")[0].questions) == 1
+
+
+@pytest.mark.parametrize("trouble", [problem(503), problem(429)], ids=["503", "429"])
+def test_an_answer_that_certainly_did_not_arrive_is_sent_again_however_the_question_is_worded(
+    world: World, trouble: Answer
+) -> None:
+    polls = [asks(f"Which account? (asked at {n}:00)") for n in range(9)]
+    world.add_agent("pay", job(polls[0], poll("succeeded", {"pay": 1}), *polls[1:], retry_after=0))
+    world.agent.script("/answers", trouble, TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+    world.run_until_it_moves_on()
+    assert world.data() == {"pay": 1}
+    assert len(world.agent.ledger().posts("/answers")) == 2
+
+
+def test_an_answer_to_an_agent_that_is_away_is_sent_once_it_is_back(world: World) -> None:
+    polls = [asks(f"Which account? (asked at {n}:00)") for n in range(9)]
+    world.add_agent("pay", job(polls[0], poll("succeeded", {"pay": 1}), *polls[1:], retry_after=0))
+    world.agent.script("/answers", TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+    world.agent.stop()
+    assert world.run().outcome == "waiting"
+    assert marks(world) == [None]
+    world.agent.start()
+    world.run_until_it_moves_on()
+    assert len(world.agent.ledger().posts("/answers")) == 1
+
+
+def test_the_mark_is_there_before_the_answer_leaves(world: World) -> None:
+    world.add_agent("pay", job(asks(), poll("succeeded", {"pay": 1}), retry_after=0))
+    world.agent.script("/answers", TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+    send, found = world.client.answer, []
+
+    def look_and_send(agent: Any, request: Any, number: int, answer: Any) -> Any:
+        found.extend(marks(world))
+        return send(agent, request, number, answer)
+
+    world.client.answer = look_and_send  # type: ignore[method-assign]  # seen from within
+    world.run_until_it_moves_on()
+    assert len(found) == 1 and found[0] is not None
+
+
+def test_where_it_may_have_been_told_and_asks_in_other_words_the_person_is_asked(world: World) -> None:
+    """Nobody can know whether it is the same question or the next one, and nobody is told twice."""
+    polls = (asks("Which account? (9:00)"), asks("Which account? (9:01)"), poll("succeeded", {"pay": 1}))
+    world.add_agent("pay", job(*polls, retry_after=0))
+    world.agent.script("/answers", {**TAKEN, "drop": "after"}, TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+    world.run_until_it_moves_on()
+    (again,) = world.store.questions()
+    assert (again.question.ref, again.question.text) == ("1.0.2", "Which account? (9:01)")
+    assert len(world.agent.ledger().posts("/answers")) == 1
+    answer(world, "the second")
+    world.run_until_it_moves_on()
+    assert world.data() == {"pay": 1}
+    assert [one.body["question"] for one in world.agent.ledger().posts("/answers")] == [1, 2]
+
+
+def test_where_it_may_have_been_told_a_long_question_that_was_refused_before_is_known_again(world: World) -> None:
+    """The reason that is put behind it leaves no room for its end."""
+    long = asks("Which account?".ljust(MAX_TEXT - 5, "!"))
+    world.add_agent("pay", job(long, long, poll("succeeded", {"pay": 1}), retry_after=0))
+    world.agent.script("/answers", problem(422), {**TAKEN, "drop": "before"}, TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+    assert world.run().outcome == "waiting"
+    answer(world, "the second")
+    world.run_until_it_moves_on()
+    assert world.data() == {"pay": 1}
+    assert [one.body["question"] for one in world.agent.ledger().posts("/answers")] == [1, 2, 2]
 
 
 def test_an_agent_may_ask_at_once_and_give_its_result_for_the_answer(world: World) -> None:

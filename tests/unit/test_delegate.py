@@ -158,6 +158,12 @@ def test_an_agent_away_during_a_poll_keeps_its_job() -> None:
     assert found.settlement.remote_url == "http://pay.test/jobs/1"
 
 
+def test_an_agent_away_until_its_time_is_over_is_named_as_what_it_is() -> None:
+    away = NotDone("agent_down", "refused", retryable=True)
+    found = verdict(PLAIN, away, Exchange.POLL, remote_url="http://pay.test/jobs/1", deadline_at=NOW)
+    assert (found.settlement.state, found.settlement.error_code) == (DelegationState.UNKNOWN, "agent_down")
+
+
 def test_a_job_that_the_agent_no_longer_knows_is_not_sent_again() -> None:
     gone = NotDone("agent_rejected", "404")
     found = verdict(PLAIN, gone, Exchange.POLL, remote_url="http://pay.test/jobs/1")
