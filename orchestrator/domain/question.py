@@ -19,6 +19,9 @@ from orchestrator.domain.json_schema import passing_schema_problem
 APPROVE, DECLINE = "approve", "decline"
 """The two answers to an approval."""
 
+NO_ANSWER = "no_answer"
+"""Reason code of what fails because nobody answered, where the question names no other; of an agent's call always."""
+
 MAX_TEXT = 4_000
 MAX_CHOICES = 50
 MAX_CHOICE = 200
@@ -57,7 +60,7 @@ class QuestionState(StrEnum):
     SETTLED = "settled"
     TIMED_OUT = "timed_out"
     WITHDRAWN = "withdrawn"
-    """The task went on without it: an event brought what was asked for."""
+    """Nobody needs to answer any more: an event brought what was asked for, or the task is being undone."""
 
 
 class OnTimeout(StrEnum):
@@ -93,7 +96,7 @@ class Question:
     """A role or name, for people to read."""
     timeout_at: datetime | None = None
     on_timeout: OnTimeout = OnTimeout.ASK
-    timeout_code: str = "no_answer"
+    timeout_code: str = NO_ANSWER
     escalate_to: str | None = None
     escalate_at: datetime | None = None
     escalated_at: datetime | None = None

@@ -20,7 +20,7 @@ from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.delegation import BY_EVENT, AgentOutcome, Delegation, DelegationState, InputRequired, NotDone
 from orchestrator.domain.delegation import OutcomeUnknown as Unknown
 from orchestrator.domain.journal import Fail, GoOn, Settlement, StepCommit, Wait
-from orchestrator.domain.question import MAX_TEXT, Question, QuestionKind, QuestionState
+from orchestrator.domain.question import MAX_TEXT, NO_ANSWER, Question, QuestionKind, QuestionState
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.delegate import Exchange, Verdict, judge
 from orchestrator.flow.ports import AgentClient, AgentRequest
@@ -147,11 +147,13 @@ def not_answered(turn: Turn, agent: AgentSpec, delegation: Delegation, question:
     settlement = Settlement(
         delegation.index,
         DelegationState.FAILED,
-        error_code=question.timeout_code,
+        error_code=NO_ANSWER,
         error=reason,
+        # Its job is there still, and asks: a retry goes on with it, and an undo has it canceled.
+        remote_url=delegation.remote_url,
         may_have_acted=agent.side_effects,
     )
-    return Verdict(settlement, Fail(question.timeout_code, reason))
+    return Verdict(settlement, Fail(NO_ANSWER, reason))
 
 
 def wait_for_answers(turn: Turn) -> Wait:

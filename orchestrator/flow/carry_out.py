@@ -121,7 +121,7 @@ def carry_out(
         ours = None
         turn.keep(kept_by_step(turn, verdict).settlement)
         if verdict.asks is not None:
-            return turn.end(StepCommit(wait_for_answers(turn)))
+            continue  # another may ask as well; people are waited for once all have
         if isinstance(verdict.then, Wait):
             return turn.end(StepCommit(verdict.then))
     return join(turn, agents)

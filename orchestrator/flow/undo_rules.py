@@ -116,7 +116,8 @@ def _still_open(
     unknown = Settlement(delegation.index, DelegationState.UNKNOWN, error_code=code, error=detail)
     if code == _INVALID:
         return Found(unknown, left=detail)
-    if exchange is Exchange.POLL and (agent.lookup or agent.may_repeat):
+    may_be_sent = agent.may_repeat and not agent.retry.exhausted(delegation.attempts)
+    if exchange is Exchange.POLL and (agent.lookup or may_be_sent):
         return Found(unknown, rest=_rest(agent, now + timedelta(seconds=agent.retry.delay(1)), detail))
     if exchange is Exchange.LOOK_UP:
         overdue = (now - delegation.deadline_at).total_seconds() if delegation.deadline_at else 0.0

@@ -18,6 +18,7 @@ from orchestrator.store.audit import audit
 from orchestrator.store.context_rows import write_changes
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.published import update_body
+from orchestrator.store.questions import withdraw_questions
 from orchestrator.store.read import load_context, not_found
 from orchestrator.store.rows import changes_of, step_of, task_of
 from orchestrator.store.tell import tell
@@ -34,9 +35,11 @@ NEWEST_STEP = text("SELECT coalesce(max(step_number), 0) FROM steps WHERE task_i
 _OPEN_AGAIN = text("""
     UPDATE steps SET state = 'open', finished_at = NULL, attempts = 0 WHERE task_id = :task_id AND step_number = :step
 """)
-# An agent that answered what cannot be used may have acted: it is called again only if it says that this is safe.
+# An agent that answered what cannot be used may have acted: it is called again only if it says that this is safe. A job
+# whose question nobody answered in time is there still: it is gone on with, and asks again.
 _SEND_AGAIN = text("""
-    UPDATE delegations SET state = CASE WHEN error_code = 'reply_invalid' THEN 'unknown' ELSE 'pending' END,
+    UPDATE delegations SET state = CASE WHEN error_code = 'reply_invalid' THEN 'unknown'
+            WHEN error_code = 'no_answer' AND remote_url IS NOT NULL THEN 'in_flight' ELSE 'pending' END,
         finished_at = NULL, told = NULL
     WHERE task_id = :task_id AND step_number = :step AND state = 'failed'
       AND error_code IS DISTINCT FROM 'declined'
@@ -283,6 +286,7 @@ def begin_undo(connection: Connection, row: RowMapping, undo: Mapping[str, Any],
     reason = (undo["reason_code"], undo["reason"])
     task = connection.execute(_UNDO, parameters | {"reason_code": reason[0], "reason": reason[1]}).one()
     note_unwanted(connection, row["task_id"], "undo", stall)
+    withdraw_questions(connection, row["task_id"])
     tell_undo(connection, row["task_id"], task, TaskState.COMPENSATING, reason, load_items(connection, row["task_id"]))
 
 

@@ -35,7 +35,7 @@ from orchestrator.store.intake_replies import reply_came
 from orchestrator.store.move import Move, move_of
 from orchestrator.store.offers import keep_asked
 from orchestrator.store.published import update_body
-from orchestrator.store.questions import answer_came, questions_told, write_waiting
+from orchestrator.store.questions import answer_came, questions_told, withdraw_questions, write_waiting
 from orchestrator.store.rows import (
     changes_to_json,
     context_of,
@@ -216,6 +216,7 @@ class FencedCommit:
             move = replace(move, woken=True)
         if undo := undo_before(self.connection, self.lease.task_id, task, (move.state, move.reason_code, move.reason)):
             move = replace(move, state=TaskState.COMPENSATING, woken=True, undo=undo)
+            withdraw_questions(self.connection, self.lease.task_id)
         self._end_step(move)
         context = self._write_context(move.state)
         self._move_task(move)

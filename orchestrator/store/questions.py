@@ -52,7 +52,7 @@ _LOCK = text("SELECT state, next_step, priority, aged, lane FROM tasks WHERE tas
 _OPEN = text("""
     SELECT q.*, t.description, t.priority, d.agent, d.arguments
     FROM questions q
-    JOIN tasks t ON t.task_id = q.task_id AND t.state NOT IN ('completed', 'failed', 'canceled')
+    JOIN tasks t ON t.task_id = q.task_id AND t.state NOT IN ('completed', 'failed', 'canceled', 'compensating')
     LEFT JOIN steps s ON s.task_id = q.task_id AND s.step_number = q.step_number
     LEFT JOIN delegations d
         ON d.task_id = q.task_id AND d.step_number = q.step_number AND d.index = q.index
@@ -72,6 +72,8 @@ _WAKE = text("""
     UPDATE tasks SET woken = true, due_at = now() + CAST(:due_in AS interval), rings = 0, updated_at = now()
     WHERE task_id = :task_id AND state = 'waiting' AND waits_for IN ('person', 'agent')
 """)
+
+_WITHDRAW = text("UPDATE questions SET state = 'withdrawn' WHERE task_id = :task_id AND state = 'open'")
 
 _END_WAIT = text("UPDATE inbox SET ended_wait_of = :step WHERE id = :id")
 
@@ -132,6 +134,11 @@ def write_questions(connection: Connection, task_id: str, questions: Sequence[Qu
     """Write questions, asked or in a new state."""
     if questions:
         connection.execute(_WRITE, {"task_id": task_id, "rows": jsonb([_row(one) for one in questions])})
+
+
+def withdraw_questions(connection: Connection, task_id: str) -> None:
+    """Ask nobody any more: the task is being undone, and can only be begun anew."""
+    connection.execute(_WITHDRAW, {"task_id": task_id})
 
 
 def answer_came(connection: Connection, task_id: str, wait: Mapping[str, Any]) -> bool:
@@ -209,6 +216,12 @@ def question_to_answer(connection: Connection, task_id: str, state: str, ref: st
     Raises:
         AnswerRefused: there is none, or several and none was named.
     """
+    if state == TaskState.COMPENSATING:
+        raise AnswerRefused(
+            f"task {task_id!r} is being undone and asks nobody anything any more",
+            hint=f"Follow it with `orchestrator task watch {task_id}`; when it has ended it can be restarted.",
+            task_id=task_id,
+        )
     found = [] if TaskState(state).is_terminal else open_questions(connection, task_id)
     if not found:
         raise AnswerRefused(

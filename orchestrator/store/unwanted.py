@@ -32,6 +32,13 @@ _NOTE = text("""
     RETURNING step_number, index
 """)
 
+# Nobody answered in time, and the call failed for it: its job is there still, and asks.
+_STILL_ASKS = text("""
+    UPDATE delegations SET state = 'in_flight', finished_at = NULL
+    WHERE task_id = :task_id AND state = 'failed' AND error_code = 'no_answer' AND may_have_acted
+      AND remote_url IS NOT NULL
+""")
+
 _WITHDRAW = text("""
     UPDATE cancellations SET state = 'withdrawn', due_at = NULL, woken = false, epoch = epoch + 1, finished_at = now()
     WHERE task_id = :task_id AND step_number = :step AND finished_at IS NULL
@@ -53,6 +60,7 @@ def note_unwanted(connection: Connection, task_id: str, reason: str, stall: time
     doorbells are to be rung after the commit (`rung_unwanted`); the sweep rings after ``stall``.
     """
     parameters = {"task_id": task_id, "reason": reason, "stall": stall}
+    connection.execute(_STILL_ASKS, {"task_id": task_id})
     return len(connection.execute(_NOTE, parameters).all())
 
 

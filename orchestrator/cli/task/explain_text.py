@@ -24,7 +24,7 @@ Prompts = Mapping[int, Mapping[str, Any]]
 _NOT_ANSWERED: Mapping[QuestionState, str] = {
     QuestionState.OPEN: "not answered yet",
     QuestionState.TIMED_OUT: "and nobody answered in time",
-    QuestionState.WITHDRAWN: "and it was answered by an event",
+    QuestionState.WITHDRAWN: "and nobody needed to answer any more",
     QuestionState.ANSWERED: "answered",
     QuestionState.SETTLED: "answered",
 }
