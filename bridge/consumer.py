@@ -22,6 +22,7 @@ from bridge.confirmed import Confirmed
 from bridge.group import GroupListener, given_up_meanwhile, place_name
 from bridge.hold import Hold
 from bridge.intake import BatchIntake
+from bridge.pause import pause_after
 from bridge.position import GroupOffset, is_ours, mark
 from orchestrator.domain.message import Record
 from orchestrator.errors import ConfigurationError, KafkaUnavailable, OffsetsForgotten, StoreUnavailable
@@ -35,9 +36,6 @@ log = logging.getLogger(__name__)
 
 POLL = 0.25
 """Seconds one poll waits; also how soon a stop is noticed."""
-
-LONGEST_PAUSE = 2.0
-"""Seconds between two tries to reach Kafka: nothing is read for as long after it is back."""
 
 LOUD, LOUD_EVERY = 5, 15
 PROGRESS_EVERY = 10.0
@@ -103,7 +101,7 @@ class Consumer:
                 session.close()
 
     def _wait_after(self, failures: int, error: Exception) -> int:
-        delay = min(0.5 * 2**failures, LONGEST_PAUSE)
+        delay = pause_after(failures)
         log.log(
             # It is tried often, so not each failure is shouted.
             logging.WARNING if failures < LOUD or failures % LOUD_EVERY == 0 else logging.INFO,

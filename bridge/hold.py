@@ -6,10 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 
-log = logging.getLogger(__name__)
+from bridge.pause import LONGEST_PAUSE, pause_after
 
-LONGEST = 2.0
-"""Seconds between two looks whether PostgreSQL is back: nothing is read for as long after it is."""
+log = logging.getLogger(__name__)
 
 BACKLOG_EVERY = 1.0
 
@@ -37,9 +36,9 @@ class Hold:
     def begin(self, why: str) -> None:
         """Hold for a while, longer with each failure that follows another."""
         now = time.monotonic()
-        if now > self._until + 2 * LONGEST:
+        if now > self._until + 2 * LONGEST_PAUSE:
             self._failures = 0
-        delay = min(0.2 * 2**self._failures, LONGEST)
+        delay = pause_after(self._failures)
         self._failures += 1
         self._until = now + delay
         log.warning("bridge.paused", extra={"why": why, "again_in_seconds": delay})

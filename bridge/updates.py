@@ -16,6 +16,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 
+from bridge.pause import pause_after
 from orchestrator.domain.ids import header_safe
 from orchestrator.domain.json_text import json_text
 from orchestrator.errors import OrchestratorError
@@ -32,9 +33,6 @@ log = logging.getLogger(__name__)
 BATCH = 500
 SOONEST, LATEST = 0.02, 0.5
 """Seconds between two looks into the outbox: soon after there was work, later while there is none."""
-
-LONGEST_PAUSE = 2.0
-"""Seconds between two tries while Kafka or PostgreSQL is away: nothing is published for as long after it is back."""
 
 ELECTION_EVERY = 2.0
 CONFIRM_TIMEOUT = 35.0
@@ -81,7 +79,7 @@ class Publisher:
     def _recover(self, error: OrchestratorError | KafkaError) -> None:
         self._close_producer()
         ours = as_our_error(self._settings, error) if isinstance(error, KafkaError) else error
-        delay = min(0.2 * 2**self._failures, LONGEST_PAUSE)
+        delay = pause_after(self._failures)
         self._failures += 1
         log.warning(
             "updates.not_published",

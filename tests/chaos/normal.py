@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bridge import hold, updates
+from bridge import pause, updates
 from bridge.group import JOINING_LONGEST
 from orchestrator.store.outbox import PUBLISHER_LEASE
 from orchestrator.worker import guard
@@ -64,7 +64,7 @@ def _redis(waits: Waits) -> list[Part]:
 
 def _postgres(waits: Waits) -> list[Part]:
     return [
-        ("looking for PostgreSQL", updates.LONGEST_PAUSE),
+        ("looking for PostgreSQL", pause.LONGEST_PAUSE),
         ("lease or stall time", max(waits.lease, waits.stall)),
         ("two sweeps", 2 * waits.sweep),
     ]
@@ -83,12 +83,12 @@ def _bridge(waits: Waits) -> list[Part]:
 
 
 def _kafka(waits: Waits) -> list[Part]:
-    return [("joining the group", JOINING_LONGEST * waits.session), ("looking for Kafka", updates.LONGEST_PAUSE)]
+    return [("joining the group", JOINING_LONGEST * waits.session), ("looking for Kafka", pause.LONGEST_PAUSE)]
 
 
 def _postgres_of_bridge(_waits: Waits) -> list[Part]:
     return [
-        ("looking for PostgreSQL", max(hold.LONGEST, updates.LONGEST_PAUSE)),
+        ("looking for PostgreSQL", pause.LONGEST_PAUSE),
         ("the publisher's lease", PUBLISHER_LEASE.total_seconds()),
         ("standing for election", updates.ELECTION_EVERY),
     ]

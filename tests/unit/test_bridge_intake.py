@@ -8,8 +8,9 @@ from datetime import timedelta
 import pytest
 
 from bridge.dead_letter import BadInARow
-from bridge.hold import LONGEST, Hold
+from bridge.hold import Hold
 from bridge.intake import BatchIntake
+from bridge.pause import LONGEST_PAUSE, pause_after
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.message import Record
 from orchestrator.domain.turns import PLACES, Window, place_of
@@ -218,6 +219,12 @@ def test_holds_grow_until_a_batch_is_taken_in(monkeypatch: pytest.MonkeyPatch) -
     lengths = [length() for _ in range(8)]
     assert lengths == sorted(lengths)
     assert lengths[0] < 0.4
-    assert lengths[-1] == pytest.approx(LONGEST, abs=0.2)
+    assert lengths[-1] == pytest.approx(LONGEST_PAUSE, abs=0.2)
     hold.succeeded()
     assert length() < 0.4
+
+
+@pytest.mark.parametrize("failures", [0, 1, 3, 5_000])
+def test_pauses_grow_to_the_longest_however_long_a_server_is_away(failures: int) -> None:
+    assert 0.2 * (failures + 1) <= pause_after(failures) or pause_after(failures) == LONGEST_PAUSE
+    assert pause_after(failures) <= LONGEST_PAUSE
