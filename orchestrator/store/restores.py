@@ -69,8 +69,11 @@ class RestorePart(Transactions):
 
     def __init__(self, engine: Engine, *, replicas_complete: bool = False) -> None:
         super().__init__(engine)
-        self.server_watch = ServerWatch(engine, replicas_complete=replicas_complete)
+        self.server_watch = ServerWatch(engine, replicas_complete=replicas_complete, forget=self.forget_rows)
         self.watch = self.server_watch
+
+    def forget_rows(self) -> None:
+        """The server may be older than it was: forget which rows it is known to have; see `ServerWatch`."""
 
     @property
     def seen(self) -> Seen | None:

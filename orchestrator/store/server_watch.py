@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +140,17 @@ class ServerWatch:
     Args:
         engine: each of its new connections is looked at.
         replicas_complete: ``ORCHESTRATOR_REPLICAS_COMPLETE``.
+        forget: called where rows that this process knows to be there may not be: where the server is found to be older
+            than it was, whoever noted it, and with each new connection, before its first use; the last second before a
+            crash may be missing without anything that tells.
     """
 
-    def __init__(self, engine: Engine, *, replicas_complete: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, *, replicas_complete: bool = False, forget: Callable[[], None] = lambda: None
+    ) -> None:
         self._replicas_complete = replicas_complete
+        self._forget = forget
+        self._incarnation: str | None = None
         self._seen: Seen | None = None
         self._looked_at = float("-inf")
         self._lock = threading.Lock()
@@ -215,6 +222,7 @@ class ServerWatch:
         except BaseException:
             connection.close()
             raise
+        self._forget()
 
     def _look(self, connection: psycopg2.extensions.connection, seen: list[Seen]) -> None:
         with connection.cursor(cursor_factory=RealDictCursor) as cursor:
@@ -231,6 +239,9 @@ class ServerWatch:
             if self._why(server, seen) or _is_news(server):
                 connection.rollback()
                 server = self._note(connection, cursor, seen) or server
+        if self._incarnation not in (None, server.incarnation):
+            self._forget()
+        self._incarnation = server.incarnation
         self._seen = further(self._seen, server.seen)
 
     def _note(self, connection: psycopg2.extensions.connection, cursor: Any, seen: list[Seen]) -> Server | None:

@@ -99,7 +99,8 @@ class StepPart(DelegationPart):
 
     def commit(self, lease: Lease, commit: StepCommit) -> Committed:
         """Write one fenced transaction."""
-        offer = commit.offer if commit.offer is not None and commit.offer.digest not in self.kept_offers else None
+        kept = self.kept_offers  # another one as soon as the server may be older
+        offer = commit.offer if commit.offer is not None and commit.offer.digest not in kept else None
         commit = self._without_news(commit)
         parameters = usual_commit(lease, commit, self.stall) if offer is None else None
         if parameters is not None:
@@ -109,12 +110,12 @@ class StepPart(DelegationPart):
 
         def work(connection: Connection) -> Committed:
             if offer is not None:
-                keep_offer(connection, offer, self.kept_offers)
+                keep_offer(connection, offer, kept)
             return FencedCommit(connection, lease, commit, self.stall).write()
 
         committed = self.transact(work)
         if offer is not None:
-            self.kept_offers.update(offer.entries())
+            kept.update(offer.entries())
         return committed
 
     def _without_news(self, commit: StepCommit) -> StepCommit:

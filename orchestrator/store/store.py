@@ -67,6 +67,10 @@ class PostgresStore(
         self.kept_offers = set()
         self.turns = turns or TurnRules()
 
+    def forget_rows(self) -> None:
+        """Of offers. By another set: a commit that is under way adds to the one that it began with."""
+        self.kept_offers = set()
+
     def close(self) -> None:
         """Close its connections."""
         self.engine.dispose()

@@ -323,3 +323,17 @@ def test_a_look_is_made_now_and_then_and_not_with_every_transaction(
             store_world.store.doubts()
             store_world.store.claim("none", 1, "w", timedelta(seconds=1))
         assert len(looks) == expected
+
+
+def test_which_offers_are_kept_is_forgotten_where_an_older_state_is_noticed_on_the_same_connection(
+    store_world: StoreWorld,
+) -> None:
+    """As behind a pooler, or where another process finds it by its offsets."""
+    store_world.store.doubts()
+    store_world.store.kept_offers.add("an offer")
+    store_world.store.compare(None)
+    assert store_world.store.kept_offers == {"an offer"}
+    with closing(another(store_world)) as other:
+        other.restored_by_hand(who="ann", why="a snapshot")
+    store_world.store.compare(None)
+    assert store_world.store.kept_offers == set()

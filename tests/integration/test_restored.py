@@ -14,7 +14,9 @@ from sqlalchemy import event
 
 from orchestrator.devstack.server import Place
 from orchestrator.devstack.stack import EmbeddedStack
-from orchestrator.domain.journal import Claim
+from orchestrator.domain.asked import Asked, Offer
+from orchestrator.domain.event_type import EventType
+from orchestrator.domain.journal import Claim, Fail, StepCommit
 from orchestrator.domain.server import Seen
 from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.turn import patiently
@@ -239,6 +241,35 @@ def test_behind_a_pooler_whose_connections_outlive_the_server_a_transaction_noti
     finally:
         store.close()
         pgbouncer.stop()
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_offers_that_an_older_state_does_not_have_are_written_again(
+    own_stack: EmbeddedStack, older: SetBack, noticed: bool
+) -> None:
+    """A process remembers which are in the table; also where the last moment is missing, and nothing tells of it."""
+    upgrade(own_stack.postgres.url())
+    store = PostgresStore(make_engine(own_stack.postgres.url()))
+    world = StoreWorld(store)
+    offer = Offer((), (EventType("approved", "Approved.", fills={"approval": "/approval"}),))
+
+    def ask(task_id: str) -> None:
+        asked = Asked(1, 0, (1, 2, 3, 7), offer.digest)
+        store.commit(world.claim(task_id=task_id).lease, StepCommit(Fail("no_route", "none"), asked=asked, offer=offer))
+
+    world.task("before")
+    world.task("after")
+    older.keep()
+    patiently(lambda: ask("before"), 30.0)
+    assert store.offers([offer.digest]) == {offer.digest: offer}
+    if noticed:
+        store.compare(None)
+    older.put_back()
+    patiently(lambda: store.task("after"), 30.0)
+    assert store.offers([offer.digest]) == {}
+    ask("after")
+    assert store.offers([offer.digest]) == {offer.digest: offer}
+    store.close()
 
 
 def test_a_standby_counts_as_away_until_it_has_taken_over(own_stack: EmbeddedStack, older: SetBack) -> None:
