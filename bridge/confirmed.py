@@ -108,6 +108,7 @@ class Confirmed:
             self._new -= new
         if below:
             self._store.records_forgotten(below, seen, who=f"bridge, process {os.getpid()} on {socket.gethostname()}")
+            stored = self._store.next_offsets([_place(one) for one in groups])  # by now it knows of each partition
         for one in groups:
             place = _place(one)
             self._offsets.pop(place, None)

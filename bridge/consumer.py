@@ -16,16 +16,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import CommitFailedError, KafkaError
 
 from bridge.confirmed import Confirmed
 from bridge.group import GroupListener, given_up_meanwhile, place_name
 from bridge.hold import Hold
 from bridge.intake import BatchIntake
 from bridge.pause import pause_after
-from bridge.position import GroupOffset, is_ours, mark
+from bridge.position import GroupOffset, Start, goes_back, is_ours, mark
 from orchestrator.domain.message import Record
 from orchestrator.errors import ConfigurationError, KafkaUnavailable, OffsetsForgotten, StoreUnavailable
+from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import Intake
 from orchestrator.flow.restores import BridgeStore
 from orchestrator.kafka.connection import as_our_error, open_consumer
@@ -263,25 +264,48 @@ class _Session:
         self._topic_ids |= {place.topic: self._topic_id(place.topic) for place in mine}
         # Asked for before PostgreSQL is: another bridge may be committing still, there first.
         groups = {place: self._group_offset(place) for place in mine}
-        for place, start in self._confirmed.starts(groups, self._topic_ids).items():
+        starts = self._confirmed.starts(groups, self._topic_ids)
+        for place, start in starts.items():
             self._safe.pop(place, None)
             if self._confirmed.covers(place, start):
                 self._safe[place] = start.offset or 0
-            with given_up_meanwhile():
-                if start.offset is None:
-                    self._consumer.seek_to_beginning(place)
-                else:
-                    self._consumer.seek(place, start.offset)
-            self._listener.placed(place)
-            log.info(
-                "bridge.reading",
-                extra={
-                    "topic": place.topic,
-                    "partition": place.partition,
-                    "from_offset": "beginning" if start.offset is None else start.offset,
-                    "why": start.why,
-                },
-            )
+        back = {place for place, group in groups.items() if place in self._safe and goes_back(starts[place], group)}
+        for place in starts.keys() - back:
+            self._begin_at(place, starts[place])
+        if back and self._set_group_back(back):
+            for place in back:
+                self._begin_at(place, starts[place])
+
+    def _set_group_back(self, places: Collection[TopicPartition]) -> bool:
+        """Tell the group where reading begins, before it does; False where a rebalance came between.
+
+        Else, should we die after the first records, PostgreSQL would look restored: behind the group for no cause.
+        """
+        back = {place: where for place, where in self._committable().items() if place in places}
+        try:
+            self._consumer.commit(back, timeout_ms=KAFKA_TIMEOUT_MS)
+        except CommitFailedError as error:
+            _tell_failed_commit(back, error)  # not placed, they are asked for again, if they stay ours
+            return False
+        reach(FaultPoint.BRIDGE_SET_BACK)
+        return True
+
+    def _begin_at(self, place: TopicPartition, start: Start) -> None:
+        with given_up_meanwhile():
+            if start.offset is None:
+                self._consumer.seek_to_beginning(place)
+            else:
+                self._consumer.seek(place, start.offset)
+        self._listener.placed(place)
+        log.info(
+            "bridge.reading",
+            extra={
+                "topic": place.topic,
+                "partition": place.partition,
+                "from_offset": "beginning" if start.offset is None else start.offset,
+                "why": start.why,
+            },
+        )
 
     def _group_offset(self, place: TopicPartition) -> GroupOffset | None:
         committed = self._consumer.committed(place, metadata=True, timeout_ms=KAFKA_TIMEOUT_MS)

@@ -27,7 +27,7 @@ class GroupOffset:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where to begin (None: at the oldest record there is), and why, for the log."""
+    """Where to begin (None: at the oldest record there is, as where this offset is gone), and why, for the log."""
 
     offset: int | None
     why: str
@@ -64,6 +64,11 @@ def _parts(group: GroupOffset | None) -> dict[str, str] | None:
     return dict(part.split("=", 1) for part in group.metadata.split() if "=" in part)
 
 
+def goes_back(start: Start, group: GroupOffset | None) -> bool:
+    """Whether reading begins before the group's offset."""
+    return start.offset is not None and group is not None and start.offset < group.offset
+
+
 def where_to_begin(stored: int | None, group: GroupOffset | None, topic_id: str | None) -> Start:
     """Decide for one partition.
 
@@ -83,7 +88,7 @@ def where_to_begin(stored: int | None, group: GroupOffset | None, topic_id: str 
         if topic_id and parts.get("topic") not in (topic_id, "", None):
             return Start(None, "the topic was made anew", topic_is_new=True)
     if stored is None:
-        return Start(None, "PostgreSQL knows nothing of this partition: it may have been restored", group.offset)
+        return Start(0, "PostgreSQL knows nothing of this partition: it may have been restored", group.offset)
     if stored < group.offset:
         return Start(stored, "PostgreSQL is behind the group: it may have been restored", group.offset)
     return Start(group.offset, "the group's offset")

@@ -41,6 +41,9 @@ class FaultPoint(StrEnum):
     """PostgreSQL has the batch; Kafka's offsets are behind, no doorbell has rung."""
     BRIDGE_OFFSETS_SENT = "bridge.offsets_sent"
     """The offsets are on their way to Kafka; no doorbell has rung."""
+    BRIDGE_SET_BACK = "bridge.set_back"
+    """The group's offset in Kafka is set back to where reading begins, before which PostgreSQL knows all; nothing is
+    read."""
     OUTBOX_READ = "outbox.read"
     """Rows to publish are in hand; none has been sent."""
     OUTBOX_SENT = "outbox.sent"

@@ -32,7 +32,8 @@ class RestoreStore(Protocol):
 
         Tasks that come of them are doubted. That PostgreSQL is older is marked, unless that was done since ``seen``
         (what was seen of the server when these offsets were current; None: not known). Offsets that a person has set
-        back are no sign of it. Returns whether it is older.
+        back are no sign of it. Where the next offset of a partition is not known it is 0 by now. Returns whether
+        PostgreSQL is older.
         """
 
     def topics_made_anew(self, topics: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection
@@ -20,6 +21,10 @@ _KNOWN = text("""
 _DOUBT = text("""
     UPDATE tasks SET doubted_at = coalesce((SELECT max(noticed_at) FROM restores), now())
     WHERE task_id = ANY(:ids)
+""")
+_READ_AGAIN = text("""
+    DELETE FROM read_before b USING offsets o
+    WHERE o.topic = b.topic AND o.partition = b.partition AND o.next_offset >= b.below AND b.topic = ANY(:topics)
 """)
 
 Place = tuple[str, int]
@@ -54,7 +59,13 @@ def is_behind(stored: int | None, confirmed: int | None) -> bool:
 def doubt_read_before(
     connection: Connection, batch: Sequence[Received], taken: Sequence[Taken], read_before: Mapping[Place, int]
 ) -> None:
-    """Doubt new tasks whose records had been taken in before: they may have got anywhere since."""
+    """Doubt new tasks whose records had been taken in before: they may have got anywhere since.
+
+    What is read again wholly by this batch, whose offsets are kept by now, is not asked of later ones: a topic made
+    anew, of which the broker tells no id, begins at 0 once more.
+    """
+    if not read_before:
+        return
     ids = [
         item.task_id
         for received, item in zip(batch, taken, strict=True)
@@ -63,3 +74,7 @@ def doubt_read_before(
     ]
     if ids:
         connection.execute(_DOUBT, {"ids": ids})
+    records = [received.record for received in batch]
+    ended = {one.topic for one in records if one.offset + 1 >= read_before.get((one.topic, one.partition), math.inf)}
+    if ended:
+        connection.execute(_READ_AGAIN, {"topics": sorted(ended)})

@@ -34,6 +34,15 @@ _READ_BEFORE = text("""
     ORDER BY 1, 2
     ON CONFLICT (topic, partition) DO UPDATE SET below = greatest(read_before.below, excluded.below)
 """)
+# What is forgotten wholly is begun again at 0, or the oldest record there is. With a row of its own, so that reading it
+# again is told from a restore that comes after; last written long ago, since nothing has been taken in.
+_BEGIN_AGAIN = text("""
+    INSERT INTO offsets (topic, partition, next_offset, updated_at)
+    SELECT r.topic, r.partition, 0, to_timestamp(0)
+    FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(topic text, partition int)
+    ORDER BY 1, 2
+    ON CONFLICT DO NOTHING
+""")
 _NEW_TOPICS = text("DELETE FROM read_before WHERE topic = ANY(:topics)")
 _LAST = text("SELECT noticed_at, why, who, tasks FROM restores ORDER BY id DESC LIMIT 1")
 _OF_TASK = text("""
@@ -96,7 +105,8 @@ class RestorePart(Transactions):
 
         Tasks that come of them are doubted. That PostgreSQL is older is marked, unless that was done since ``seen``
         (what was seen of the server when these offsets were current; None: not known). Offsets that a person has set
-        back are no sign of it. Returns whether it is older.
+        back are no sign of it. Where the next offset of a partition is not known it is 0 by now. Returns whether
+        PostgreSQL is older.
         """
         rows = [{"topic": topic, "partition": place, "below": offset} for (topic, place), offset in below.items()]
 
@@ -106,8 +116,6 @@ class RestorePart(Transactions):
                 behind = connection.execute(_BEHIND, {"rows": jsonb(rows)}).mappings().all()
                 if not behind:
                     return False
-                forgotten = [{"topic": r["topic"], "partition": r["partition"], "below": r["below"]} for r in behind]
-                connection.execute(_READ_BEFORE, {"rows": jsonb(forgotten)})
                 # Noted since these offsets were current; where that is not known, since PostgreSQL took in the last.
                 untouched = all(row["untouched"] for row in behind)
                 known = server is not None and all(
@@ -120,6 +128,10 @@ class RestorePart(Transactions):
                         "it does not know them"
                     )
                     mark_restored(cursor, server, who=who, why=why)
+                # After the tasks: an intake that has read the last of them locks in this order too.
+                forgotten = [{"topic": r["topic"], "partition": r["partition"], "below": r["below"]} for r in behind]
+                connection.execute(_BEGIN_AGAIN, {"rows": jsonb(forgotten)})
+                connection.execute(_READ_BEFORE, {"rows": jsonb(forgotten)})
                 return True
 
         older = self.transact(work)

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import psycopg2
 import pytest
+from sqlalchemy import event
 
 from orchestrator.domain.by_hand import TaskFilter
 from orchestrator.domain.delegation import DelegationState
@@ -280,6 +281,42 @@ def test_without_a_mark_in_kafka_a_restore_that_is_noted_is_not_noted_twice(stor
     assert store_world.store.task("t-10").doubted_at is not None
     assert store_world.store.records_forgotten({("tasks", 0): 20}, [None], who="bridge")
     assert len(restores(store_world)) == 2, "it was well since, and is behind again"
+
+
+def read_before(world: StoreWorld) -> list[int]:
+    return [row.below for row in world.sql("SELECT below FROM read_before WHERE topic = 'tasks' ORDER BY partition")]
+
+
+def test_what_is_read_again_wholly_is_forgotten_so_that_a_topic_made_anew_is_not_doubted(
+    store_world: StoreWorld,
+) -> None:
+    store_world.store.records_forgotten({("tasks", 0): 12, ("tasks", 1): 5}, [None], who="bridge")
+    assert read_before(store_world) == [12, 5]
+    accept(store_world, 10, 0)
+    assert read_before(store_world) == [12, 5]
+    accept(store_world, 11, 11)
+    assert read_before(store_world) == [5], "of the other partition nothing has been read"
+    assert store_world.store.task("t-11").doubted_at is not None
+    # The topic begins at 0 again, and the broker tells no ids.
+    accept(store_world, 3, 12)
+    assert store_world.store.task("t-3").doubted_at is None
+
+
+def test_a_batch_costs_no_more_statements_unless_something_is_read_again(store_world: StoreWorld) -> None:
+    statements: list[str] = []
+    store_world.task("first")
+    event.listen(store_world.store.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    accept(store_world, 50, None)
+    assert statements
+    assert not any("DELETE FROM read_before" in one for one in statements)
+
+
+def test_a_partition_forgotten_wholly_is_begun_at_its_beginning(store_world: StoreWorld) -> None:
+    assert store_world.store.records_forgotten({("tasks", 0): 20}, [None], who="bridge")
+    assert next_offset(store_world) == 0
+    # The next bridge finds it behind the group still, since the first died before it could tell it.
+    assert store_world.store.records_forgotten({("tasks", 0): 20}, [None], who="bridge")
+    assert len(restores(store_world)) == 1
 
 
 def test_offsets_set_back_by_a_person_are_no_sign_of_an_older_state(store_world: StoreWorld) -> None:

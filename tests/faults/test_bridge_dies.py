@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections import defaultdict
 
+import pytest
+
 from orchestrator.devstack.process import Restart
 from orchestrator.fault_points import FaultPoint
 from tests.support.agents import ScriptedAgent, reply
@@ -56,7 +58,8 @@ def test_a_bridge_killed_anywhere_takes_each_record_once_and_publishes_each_upda
     assert told == committed, "each change exactly once by its id, in order for each task"
 
 
-def test_a_rewind_killed_before_the_group_knows_is_read_again_all_the_same(system: System, faults: Faults) -> None:
+def rewind_killed_before_the_group_knows(system: System, faults: Faults) -> list[str]:
+    """Have tasks taken in, some of them forgotten, and PostgreSQL's offsets set back, not the group's; the tasks."""
     system.start("bridge")
     ids = [f"task-{number}" for number in range(10)]
     for task_id in ids:
@@ -75,7 +78,24 @@ def test_a_rewind_killed_before_the_group_knows_is_read_again_all_the_same(syste
         timeout=120,
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
+    return ids
+
+
+def test_a_rewind_killed_before_the_group_knows_is_read_again_all_the_same(system: System, faults: Faults) -> None:
+    ids = rewind_killed_before_the_group_knows(system, faults)
     # Killed, it is a member of the group until its session ends; a bridge waits for that by itself.
     system.start("bridge")
     wait_for(lambda: accepted(system.store) == len(ids), 60.0, "what was lost is taken in again")
     assert_each_taken_once(system.store, ids)
+
+
+@pytest.mark.parametrize("point", [FaultPoint.BRIDGE_SET_BACK, FaultPoint.BRIDGE_COMMITTED])
+def test_a_bridge_killed_as_it_begins_where_a_person_set_it_back_is_no_sign_of_a_restore(
+    system: System, faults: Faults, point: FaultPoint
+) -> None:
+    ids = rewind_killed_before_the_group_knows(system, faults)
+    bridge = system.start_one("bridge", BRIDGE_BATCH="2", **faults.arm(f"{point}:kill"))
+    bridge.set_restart(Restart(first=0.1, most=0.5))
+    faults.wait_for(point)
+    wait_for(lambda: accepted(system.store) == len(ids), 60.0, "what was lost is taken in again")
+    assert_each_taken_once(system.store, ids, restores=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.position import GroupOffset, mark, where_to_begin
+from bridge.position import GroupOffset, Start, goes_back, mark, where_to_begin
 
 OURS = mark("topic-1")
 
@@ -17,7 +17,7 @@ OURS = mark("topic-1")
         pytest.param(7, GroupOffset(7, OURS), 7, id="all agree"),
         pytest.param(7, GroupOffset(5, OURS), 5, id="a commit to Kafka failed"),
         pytest.param(5, GroupOffset(7, OURS), 5, id="PostgreSQL was restored"),
-        pytest.param(None, GroupOffset(7, OURS), None, id="PostgreSQL was emptied"),
+        pytest.param(None, GroupOffset(7, OURS), 0, id="PostgreSQL was emptied"),
         pytest.param(7, GroupOffset(7, mark("topic-0")), None, id="the topic was made anew"),
         pytest.param(7, GroupOffset(7, mark(None)), 7, id="committed while the topic's id was not known"),
         pytest.param(7, GroupOffset(0, ""), 0, id="set back by hand"),
@@ -41,3 +41,16 @@ def test_without_a_topic_id_our_own_mark_is_taken() -> None:
 
 def test_the_mark_fits_what_brokers_keep() -> None:
     assert len(mark("01a20df3-4215-73d0-b419-6f9dd23135f5").encode()) < 100
+
+
+@pytest.mark.parametrize(
+    ("start", "group", "back"),
+    [
+        (5, GroupOffset(7, OURS), True),
+        (7, GroupOffset(7, OURS), False),
+        (None, GroupOffset(7, OURS), False),
+        (5, None, False),
+    ],
+)
+def test_whether_reading_begins_before_the_group(start: int | None, group: GroupOffset | None, back: bool) -> None:
+    assert goes_back(Start(start, "why"), group) is back
