@@ -160,13 +160,14 @@ def _ours(bench: Bench, options: argparse.Namespace, extra: dict[str, str]) -> d
         idle = figures(bench.start("benchmarks.ours", IDLE_TASKS, "one-after-another", env=env))
         result["idle_ms"] = _percentiles(idle["task_seconds"])
     if not options.skip_in_flight:
-        result["in_flight"] = _ours_in_flight(bench, env)
+        result["in_flight"] = _ours_in_flight(bench, options, env)
     return result
 
 
-def _ours_in_flight(bench: Bench, env: dict[str, str]) -> dict[str, Any]:
+def _ours_in_flight(bench: Bench, options: argparse.Namespace, env: dict[str, str]) -> dict[str, Any]:
     bench.use_agents(IN_FLIGHT_DELAY)
-    env = {**env, "ORCHESTRATOR_CONCURRENCY": str(IN_FLIGHT), "ORCHESTRATOR_DATABASE_POOL": "20"}
+    threads = str(-(-IN_FLIGHT // options.workers))
+    env = {**env, "ORCHESTRATOR_PROCESSES": str(options.workers), "ORCHESTRATOR_CONCURRENCY": threads}
     if "ORCHESTRATOR_STRAIGHT_ON" in env:
         # Longer than the agents take, or no step would be gone straight on to.
         env["ORCHESTRATOR_STRAIGHT_ON"] = str(10 * IN_FLIGHT_DELAY)

@@ -261,6 +261,13 @@ class Settings(TurnSettings, RetentionSettings):
     concurrency: int = _setting(
         "ORCHESTRATOR_CONCURRENCY", 50, doc="Steps a worker runs at once (threads).", ge=1, le=10_000
     )
+    processes: int = _setting(
+        "ORCHESTRATOR_PROCESSES",
+        1,
+        doc="Processes of one worker command, each with `ORCHESTRATOR_CONCURRENCY` threads: one for each processor.",
+        ge=1,
+        le=256,
+    )
     stop_period: Seconds = _setting(
         "ORCHESTRATOR_STOP_PERIOD",
         8.0,
@@ -364,6 +371,11 @@ def environment_value(name: str) -> str | None:
         ConfigurationError: ``<name>_FILE`` names a file that cannot be read.
     """
     return read_values([name], os.environ, Path(".env")).get(name)
+
+
+def environment_with(**more: str) -> dict[str, str]:
+    """This process's environment and more, for a process that it starts."""
+    return {**os.environ, **more}
 
 
 def model_settings() -> Settings:

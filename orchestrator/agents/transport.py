@@ -33,7 +33,7 @@ from urllib3.exceptions import DecodeError, HTTPError
 
 from orchestrator.agents import connections
 
-_LEAST_KEPT = 100
+_LEAST_KEPT = 250
 """Idle connections kept to a host at least: they rest, so more are needed than calls run at once."""
 
 _CHUNK = 16_384

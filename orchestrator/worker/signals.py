@@ -20,7 +20,8 @@ from orchestrator import __version__
 from orchestrator.errors import ConfigurationError, StoreUnavailable
 from orchestrator.logs import mask
 from orchestrator.settings import get_settings
-from orchestrator.wiring import built_worker_parts, check_worker, close_worker_parts, worker_parts
+from orchestrator.wiring import build_planner, built_worker_parts, check_worker, close_worker_parts, worker_parts
+from orchestrator.worker.processes import check_options, others, started_by
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,25 @@ _GREEN = ("gevent", "eventlet")
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]  # celery ships no types
-def refuse_what_cannot_work(options: dict[str, Any] | None = None, **_: Any) -> None:
+def begin(instance: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
+    """Refuse what cannot work, and fork the other processes before anything runs."""
+    refuse_what_cannot_work(options)
+    others.begin(instance, processes(), _load_planner)
+
+
+def processes() -> int:
+    """How many this command is to be. One that was started again is one."""
+    return get_settings().processes if started_by() is None else 1
+
+
+def _load_planner() -> None:
+    """Load the libraries of the settings' planner: what is large in a worker."""
+    planner = build_planner(get_settings())
+    for act in ("prepare", "close"):
+        getattr(planner, act, lambda: None)()
+
+
+def refuse_what_cannot_work(options: dict[str, Any] | None = None) -> None:
     """End the process with exit code 2 and a sentence, where settings, files, tables or the pool are wrong."""
     pool = str((options or {}).get("pool_cls") or (options or {}).get("pool") or "")
     try:
@@ -39,6 +58,7 @@ def refuse_what_cannot_work(options: dict[str, Any] | None = None, **_: Any) -> 
                 hint="Leave --pool out: the default runs steps in threads. "
                 "Scale with --concurrency, --autoscale MAX,MIN, Flower's Grow, or more workers.",
             )
+        check_options(processes(), options or {})
         check_worker(get_settings())
     except ConfigurationError as error:
         hint = f"\n{error.hint}" if error.hint else ""
@@ -75,6 +95,7 @@ def warm_up_child(**_: Any) -> None:
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]  # celery ships no types
 def stop_in_time(**_: Any) -> None:
     """Begin nothing new, and be gone when the stop period is over. Called by the signal handler."""
+    others.stop()
     if (parts := built_worker_parts()) is not None:
         parts.drain.begin()
 
@@ -82,5 +103,6 @@ def stop_in_time(**_: Any) -> None:
 @worker_shutdown.connect  # type: ignore[untyped-decorator]  # celery ships no types
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]  # celery ships no types
 def clean_up(**_: Any) -> None:
-    """Close connections."""
+    """Close connections; the first process is the last to go."""
     close_worker_parts()
+    others.wait(get_settings().stop_period)

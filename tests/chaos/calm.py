@@ -34,7 +34,7 @@ OF_WORK = frozenset({"at work", "its turn in the queue", "the next sweep", "bein
 
 SETTLED = (
     "(t.state IN ('completed', 'failed', 'canceled')"
-    " OR (t.state = 'waiting' AND t.waits_for = 'person' AND t.reason_code = 'outcome_unknown'))"
+    " OR (t.state = 'waiting' AND t.waits_for = 'person' AND t.reason_code IS NOT DISTINCT FROM 'outcome_unknown'))"
 )
 
 # A task that waits for several delegations is told of by these.
