@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.failures import Misuse
+from orchestrator.domain.keepable import unkeepable
 
 _RESOURCES = ("steps", "delegations", "tokens", "money", "seconds")
 
@@ -25,7 +26,7 @@ def parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Any]:
     """``name=value`` pairs as a mapping.
 
     Raises:
-        Misuse: a pair has no name or no ``=``, or a name is given twice.
+        Misuse: a pair has no name or no ``=``, a name is given twice, or a value cannot be kept.
     """
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -34,7 +35,7 @@ def parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Any]:
             raise Misuse(f"{option} {pair!r} is not name=value", hint=f"Write {option} company_name=Northwind.")
         if name in values:
             raise Misuse(f"{option} names {name!r} twice", hint="Give each name once.")
-        values[name] = parse_value(text)
+        values[name] = _keepable(f"{option} {name}", parse_value(text))
     return values
 
 
@@ -42,7 +43,7 @@ def parse_object(option: str, text: str) -> dict[str, Any]:
     """A JSON object given as text.
 
     Raises:
-        Misuse: the text is no JSON object.
+        Misuse: the text is no JSON object, or it cannot be kept.
     """
     try:
         value = strict_json(text)
@@ -50,7 +51,7 @@ def parse_object(option: str, text: str) -> dict[str, Any]:
         raise Misuse(f"{option} is not JSON: {error}", hint=f'Write {option} \'{{"name": "value"}}\'.') from error
     if not isinstance(value, dict):
         raise Misuse(f"{option} must be a JSON object, this is {_kind(value)}")
-    return value
+    return dict(_keepable(option, value))
 
 
 def parse_amounts(option: str, pairs: Sequence[str]) -> dict[str, int | float]:
@@ -94,6 +95,12 @@ def strict_json(text: str | bytes) -> Any:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_names)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _keepable(what: str, value: Any) -> Any:
+    if flaw := unkeepable(value):
+        raise Misuse(f"{what} {flaw}")
+    return value
 
 
 def _refuse_constant(name: str) -> Any:

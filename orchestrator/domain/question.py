@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.domain.context import Change, Origin, has_value
 from orchestrator.domain.ids import canonical_json
 from orchestrator.domain.json_schema import passing_schema_problem
+from orchestrator.domain.keepable import unkeepable
 
 APPROVE, DECLINE = "approve", "decline"
 """The two answers to an approval."""
@@ -137,6 +138,8 @@ def answer_problem(question: Question, answer: Any) -> str | None:
     """Why this cannot be the answer; None where it can. For the person who gave it."""
     if not has_value(answer):
         return "the answer is empty"
+    if flaw := unkeepable(answer):
+        return f"the answer {flaw}"
     if len(canonical_json(answer)) > MAX_ANSWER_CHARS:
         return f"the answer is longer than {MAX_ANSWER_CHARS:,} characters"
     if question.choices and answer not in question.choices:

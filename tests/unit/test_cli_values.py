@@ -50,6 +50,14 @@ def test_what_is_no_pair_is_refused_by_name(pairs: list[str]) -> None:
         parse_pairs("--data", pairs)
 
 
+@pytest.mark.parametrize("text", [r'"\u0000"', r'{"a": ["\ud800"]}', "1e999"])
+def test_what_postgresql_cannot_keep_is_refused_before_it_is_sent(text: str) -> None:
+    with pytest.raises(Misuse, match="--set name holds"):
+        parse_pairs("--set", [f"name={text}"])
+    with pytest.raises(Misuse, match="--data-json holds"):
+        parse_object("--data-json", f'{{"name": {text}}}')
+
+
 @pytest.mark.parametrize("text", ["[1]", '"text"', "5", "null", "{"])
 def test_only_an_object_is_an_object(text: str) -> None:
     with pytest.raises(Misuse, match="--data-json"):

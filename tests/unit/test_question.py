@@ -31,6 +31,7 @@ AMOUNT = {"type": "object", "properties": {"amount": {"type": "number", "minimum
         ({}, "", "empty"),
         ({}, None, "empty"),
         ({}, "x" * 200_000, "longer than"),
+        ({}, {"text": "a\0b"}, "holds NUL characters"),
         ({"choices": ("yes", "no")}, "maybe", "one of: yes, no"),
         ({"choices": ("1", "2")}, 1, "one of: 1, 2"),
         ({"schema": AMOUNT}, {"amount": -1}, "at /amount"),
