@@ -21,16 +21,16 @@ from bridge.consumer import Consumer
 from bridge.dead_letter import BadInARow
 from bridge.decode import Decoder
 from bridge.intake import BatchIntake
-from bridge.updates import Publisher
+from bridge.publisher import PublisherProcess
 from orchestrator import __version__, fault_points, logs
-from orchestrator.errors import ConfigurationError, OrchestratorError, TooManyBadRecords
+from orchestrator.errors import ConfigurationError, OrchestratorError, PublisherEnded, TooManyBadRecords
 from orchestrator.flow.accept import Accept
 from orchestrator.settings import Settings, get_settings
-from orchestrator.wiring import BridgeParts, bridge_parts
+from orchestrator.wiring import BridgeParts, bridge_parts, check_bridge
 
 log = logging.getLogger("bridge")
 
-STOPPED, WRONG_CONFIGURATION, FLOOD = 0, 2, 3
+STOPPED, DEFECT, WRONG_CONFIGURATION, FLOOD = 0, 1, 2, 3
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -42,10 +42,17 @@ def main(arguments: Sequence[str] = ()) -> int:
         logs.configure(settings)
         fault_points.arm(settings.faults, settings.faults_folder)
         stop = _stop_on_signals()
-        with bridge_parts(settings) as parts:
+        check_bridge(settings)
+        publisher = PublisherProcess(stop)
+        if publisher.is_this:
+            publisher.run(settings)
+            return STOPPED
+        with publisher, bridge_parts(settings) as parts:
             _run(settings, parts, stop)
     except ConfigurationError as error:
         return _complain(error, WRONG_CONFIGURATION)
+    except PublisherEnded as error:
+        return _complain(error, DEFECT)
     except TooManyBadRecords as error:
         return _complain(error, FLOOD)
     log.info("bridge.stopped")
@@ -65,7 +72,6 @@ def _run(settings: Settings, parts: BridgeParts, stop: threading.Event) -> None:
     accept = Accept(parts.store, parts.dispatcher, window=settings.dispatch_window, stall=settings.stall_for)
     intake = BatchIntake(Decoder.of(settings, parts.event_types), accept, BadInARow(settings.bridge_bad_in_a_row))
     consumer = Consumer(settings, intake, parts.store, parts.store.undispatched, stop)
-    updates = _Background(Publisher(settings, parts.store, stop), stop)
     log.info(
         "bridge.starting",
         extra={
@@ -77,38 +83,7 @@ def _run(settings: Settings, parts: BridgeParts, stop: threading.Event) -> None:
             "kafka_python": kafka.__version__,
         },
     )
-    updates.start()
-    try:
-        consumer.run()
-    finally:
-        stop.set()
-        updates.join()
-
-
-class _Background:
-    """The publisher's thread. A defect in it stops the bridge: half a bridge would look alive."""
-
-    def __init__(self, publisher: Publisher, stop: threading.Event) -> None:
-        self._publisher = publisher
-        self._stop = stop
-        self._defect: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="updates", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        """Wait for the thread's end. Raises what it ended with."""
-        self._thread.join()
-        if self._defect is not None:
-            raise self._defect
-
-    def _run(self) -> None:
-        try:
-            self._publisher.run()
-        except BaseException as error:  # noqa: BLE001  # whatever it is, the main thread must learn of it
-            self._defect = error
-            self._stop.set()
+    consumer.run()
 
 
 def _stop_on_signals() -> threading.Event:

@@ -46,7 +46,7 @@ _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
 class Publisher:
-    """Publishes until told to stop, whatever Kafka and PostgreSQL do meanwhile. Runs in a thread of its own."""
+    """Publishes until told to stop, whatever Kafka and PostgreSQL do meanwhile."""
 
     def __init__(self, settings: Settings, outbox: OutboxStore, stop: threading.Event) -> None:
         self._settings = settings

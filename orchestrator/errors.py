@@ -31,6 +31,7 @@ stable name for machines: it goes into ``--json`` output, the journal, dead lett
     │   ├── AnswerRefused           a person's answer does not fit the question, which stays open
     │   ├── DeadLetterNotFound      no dead letter has this id
     │   └── NotAllowed              what a person asked for does not fit the task's state
+    ├── PublisherEnded              the bridge's process that publishes updates ended by itself: the bridge stops
     ├── LeaseLost                   another worker took the task over; nothing of ours was written
     ├── StepFailed                  a step ended with its task failed: how Flower is told, the journal has the rest
     ├── DelegationFailed            a delegation of a parallel step failed: how Flower is told
@@ -256,6 +257,12 @@ class AnswerRefused(PermanentError):
     """Nothing is asked, or the answer does not fit what is; the question stays as it was."""
 
     code = "answer_refused"
+
+
+class PublisherEnded(OrchestratorError):
+    """The bridge's process that publishes updates ended by itself."""
+
+    code = "publisher_ended"
 
 
 class LeaseLost(OrchestratorError):

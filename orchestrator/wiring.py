@@ -230,19 +230,19 @@ class BridgeParts:
     event_types: EventTypeRegistry
 
 
-@contextmanager
-def bridge_parts(settings: Settings) -> Iterator[BridgeParts]:
-    """Build the bridge's parts, and close them after use.
-
-    Raises:
-        ConfigurationError: events.yaml is wrong, or the tables are not there.
-    """
-    event_types = build_event_types(settings)
+def check_bridge(settings: Settings) -> None:
+    """What the bridge needs of files and tables. Raises `ConfigurationError`."""
+    build_event_types(settings)
     with suppress(StoreUnavailable):  # the bridge waits for PostgreSQL, and is told then
         check_database(settings)
+
+
+@contextmanager
+def bridge_parts(settings: Settings) -> Iterator[BridgeParts]:
+    """Build the bridge's parts, and close them after use. Raises `ConfigurationError`: events.yaml is wrong."""
     dispatcher = build_dispatcher(settings)
     with closing(build_store(settings, "orchestrator-bridge")) as store, closing(dispatcher):
-        yield BridgeParts(store, dispatcher, event_types)
+        yield BridgeParts(store, dispatcher, build_event_types(settings))
 
 
 # -- the worker -------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_each_process_does_its_part_and_all_end_with_the_first(system: System, s
     assert all(gone(other) for other in others)
 
 
-def test_one_that_is_killed_is_started_again_and_one_whose_first_is_killed_ends(system: System) -> None:
+def test_one_that_is_killed_is_started_again(system: System) -> None:
     worker = start(system)
     killed, other = others_of(worker)
     killed.kill()
@@ -74,8 +74,22 @@ def test_one_that_is_killed_is_started_again_and_one_whose_first_is_killed_ends(
     wait_for(lambda: workers(system) == {"worker1", "worker1-2", "worker1-3"}, 40, "and all answer")
     last = others_of(worker)
     assert other in last and killed not in last
-    os.kill(worker.pid, signal.SIGKILL)
-    wait_for(lambda: all(gone(one) for one in last), 20, "the others have ended as well")
+
+
+def test_processes_whose_first_is_killed_end_by_themselves(system: System, tmp_path: Path) -> None:
+    log = tmp_path / "alone.log"
+    env = {**clean_environment(), **system.env, "ORCHESTRATOR_PROCESSES": "3"}
+    with log.open("wb") as output:
+        # Not by the tests' own means: these end a process with all that it has started.
+        worker = subprocess.Popen([*CELERY, "worker"], env=env, cwd=system.folder, stdout=output, stderr=output)
+    try:
+        wait_for(lambda: log.read_text().count("worker.ready") == 3, 40, "all work")
+        others = psutil.Process(worker.pid).children()
+    finally:
+        worker.kill()
+        worker.wait()
+    wait_for(lambda: all(gone(one) for one in others), 20, "the others have ended as well")
+    assert log.read_text().count("worker.first_process_died") == len(others) == 2
 
 
 @pytest.mark.parametrize("option", [("--beat",), ("--pidfile", "worker.pid"), ("--statedb", "state")])

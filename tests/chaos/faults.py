@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+
+import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own, for this one module
 
 from tests.chaos.plan import Fault
 from tests.chaos.world import World
@@ -67,6 +70,18 @@ def _pause(world: World, fault: Fault) -> None:
     process.signal(signal.SIGCONT)
 
 
+def _publisher(world: World, fault: Fault) -> None:
+    """The process that publishes for the bridge; there is none while the bridge starts."""
+    for process in psutil.Process(world.processes[fault.target].pid).children():
+        if fault.kind == "publisher.kill":
+            process.kill()
+            continue
+        process.suspend()
+        time.sleep(fault.lasts)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
 def _deploy(world: World, fault: Fault) -> None:
     process = world.processes[fault.target]
     process.stop()
@@ -93,6 +108,8 @@ _BLOWS: dict[str, Callable[[World, Fault], None]] = {
     "worker.deploy": _deploy,
     "bridge.kill": _kill,
     "bridge.pause": _pause,
+    "publisher.kill": _publisher,
+    "publisher.pause": _publisher,
     "beat.kill": _kill,
     "bridge.second": _second_bridge,
     "redis.flush": lambda world, _: world.servers.flush_redis(),

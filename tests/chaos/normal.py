@@ -122,6 +122,7 @@ BRIDGE = Side(
     lambda _waits: [("a look into the outbox", updates.LATEST)],
     {
         "bridge.kill": _bridge,
+        "publisher": _bridge,
         "bridge": _group,
         "kafka": _kafka,
         "postgres": _postgres_of_bridge,

@@ -44,6 +44,8 @@ STRIKES: Mapping[str, tuple[str, int]] = {
     "worker.deploy": ("worker", 1),
     "bridge.kill": ("bridge", 3),
     "bridge.pause": ("bridge", 1),
+    "publisher.kill": ("bridge", 1),
+    "publisher.pause": ("bridge", 1),
     "beat.kill": ("beat", 1),
     "bridge.second": ("second bridge", 3),
     "redis.flush": ("redis", 4),

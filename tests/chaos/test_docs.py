@@ -10,7 +10,7 @@ MARKED = {
     "worker killed, or its machine gone": {"worker.kill"},
     "worker paused for longer than its lease (a stopped container, a long swap)": {"worker.pause"},
     "worker told to stop (SIGTERM, a deploy)": {"worker.deploy"},
-    "bridge killed, anywhere": {"bridge.kill", "bridge.pause"},
+    "bridge killed, anywhere": {"bridge.kill", "bridge.pause", "publisher.kill", "publisher.pause"},
     "a second bridge comes or goes": {"bridge.second"},
     "beat killed": {"beat.kill"},
     "Redis emptied, or restarted without its data": {"redis.flush", "redis.restart"},

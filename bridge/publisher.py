@@ -1,0 +1,87 @@
+"""The process that publishes, forked by the bridge before anything runs: both have a processor to themselves.
+
+It has the bridge's settings, stops with it, and ends soon where the bridge is killed. Where it ends by itself the
+bridge stops as well: half a bridge would look alive.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import threading
+import time
+from contextlib import closing, suppress
+from types import TracebackType
+from typing import Self
+
+from bridge.updates import Publisher
+from orchestrator.errors import PublisherEnded
+from orchestrator.settings import Settings
+from orchestrator.wiring import build_store
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY = 0.5
+"""Seconds after which it notices that the bridge has died."""
+
+
+class PublisherProcess:
+    """Forks; what follows runs in both processes, and `is_this` says in which.
+
+    In the bridge it is a context manager: the process is stopped at its end.
+
+    Args:
+        stop: set when this process is told to stop; set here where the publisher ends by itself.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._bridge = os.getpid()
+        gc.collect()
+        gc.freeze()  # what is there now is never garbage: looking at it would copy it
+        self._pid = os.fork()
+        self._exit_code: int | None = None
+        self._watch = threading.Thread(target=self._wait, name="watches-publisher", daemon=True)
+
+    @property
+    def is_this(self) -> bool:
+        """Whether this is the process that publishes."""
+        return self._pid == 0
+
+    def run(self, settings: Settings) -> None:
+        """Publish until told to stop, or until the bridge has died."""
+        threading.Thread(target=self._end_with_bridge, name="watches-bridge", daemon=True).start()
+        with closing(build_store(settings, "orchestrator-bridge")) as store:
+            Publisher(settings, store, self._stop).run()
+
+    def _end_with_bridge(self) -> None:
+        while os.getppid() == self._bridge:
+            time.sleep(LOOK_EVERY)
+        if not self._stop.is_set():
+            log.warning("updates.bridge_died", extra={"then": "another bridge publishes"})
+            self._stop.set()
+
+    def __enter__(self) -> Self:
+        self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGTERM)
+        self._watch.join()
+        if error is None and self._exit_code:
+            raise PublisherEnded(
+                f"the process that publishes updates ended by itself, with exit code {self._exit_code}",
+                hint="The log tells why. Start the bridge again: what was not published is in the outbox.",
+            )
+
+    def _wait(self) -> None:
+        self._exit_code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        if self._exit_code:  # with 0 it was told to stop, as the bridge is, which may hear of it later
+            log.error("bridge.publisher_ended", extra={"exit_code": self._exit_code, "then": "the bridge stops"})
+        self._stop.set()

@@ -1,0 +1,72 @@
+"""The process that publishes for a bridge: none is left behind, and a bridge without one does not go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own, for this one module
+
+from orchestrator.devstack.process import ManagedProcess
+from tests.support.processes import clean_environment, wait_for
+from tests.support.system import System
+
+
+def started(system: System) -> tuple[ManagedProcess, psutil.Process]:
+    """A bridge that reads and whose publisher is elected, and that publisher."""
+    bridge = system.start_one("bridge")
+    for word in ("bridge.reading", "updates.elected"):
+        system.processes.wait_for_log(bridge, word)
+    (publisher,) = psutil.Process(bridge.pid).children()
+    return bridge, publisher
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_both_end_when_the_bridge_is_told_to_stop(system: System) -> None:
+    bridge, publisher = started(system)
+    os.kill(bridge.pid, signal.SIGTERM)
+    wait_for(lambda: not bridge.running, what="it has ended")
+    assert bridge.exit_code == 0
+    assert gone(publisher)
+
+
+def test_a_stop_that_reaches_both_at_once_is_no_defect(system: System) -> None:
+    """As a terminal's Ctrl-C, or a supervisor that tells all processes of a service."""
+    bridge, publisher = started(system)
+    publisher.send_signal(signal.SIGINT)
+    os.kill(bridge.pid, signal.SIGINT)
+    wait_for(lambda: not bridge.running, what="it has ended")
+    assert bridge.exit_code == 0, bridge.log_text()
+
+
+def test_a_bridge_whose_publisher_was_killed_stops_and_says_so(system: System) -> None:
+    bridge, publisher = started(system)
+    publisher.kill()
+    wait_for(lambda: not bridge.running, what="it has ended")
+    assert bridge.exit_code == 1
+    assert "ended by itself, with exit code -9" in bridge.log_text()
+
+
+def test_a_publisher_whose_bridge_was_killed_ends_and_leaves_its_place_to_the_next(
+    system: System, tmp_path: Path
+) -> None:
+    log = tmp_path / "alone.log"
+    env = {**clean_environment(), **system.env}
+    with log.open("wb") as output:
+        # Not by the tests' own means: these end a process with all that it has started.
+        bridge = subprocess.Popen([sys.executable, "-m", "bridge"], env=env, cwd=system.folder, stderr=output)
+    try:
+        wait_for(lambda: "updates.elected" in log.read_text(), what="it publishes")
+        (publisher,) = psutil.Process(bridge.pid).children()
+    finally:
+        bridge.kill()
+        bridge.wait()
+    wait_for(lambda: gone(publisher), what="it has ended as well")
+    assert "updates.bridge_died" in log.read_text()
+    started(system)
