@@ -365,7 +365,7 @@ def build_worker_parts(settings: Settings) -> WorkerParts:
         drain=drain,
         retention=build_retention(settings, store),
         answers=build_answers(settings, store),
-        straight_on=StraightOn(settings.straight_on, dispatcher.waiting, dispatcher.commands),
+        straight_on=StraightOn(settings.straight_on, dispatcher.all_waiting),
     )
 
 

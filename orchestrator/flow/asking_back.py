@@ -172,8 +172,9 @@ def wait_for_answers(turn: Turn) -> Wait:
 def kept_by_step(turn: Turn, verdict: Verdict) -> Verdict:
     """The verdict as the step writes it: of several calls, one that goes on stays the step's own."""
     in_flight = verdict.settlement.state is DelegationState.IN_FLIGHT
-    parked = verdict.settlement.parked or (in_flight and len(turn.delegations) > 1)
-    return replace(verdict, settlement=replace(verdict.settlement, parked=parked))
+    if verdict.settlement.parked or not (in_flight and len(turn.delegations) > 1):
+        return verdict
+    return replace(verdict, settlement=replace(verdict.settlement, parked=True))
 
 
 def _must_be_sent_again(outcome: AgentOutcome) -> bool:

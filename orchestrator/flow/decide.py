@@ -53,7 +53,7 @@ def decide(planner: Planner, request: PlanRequest, bad_answers: int) -> Decision
     while True:
         proposed: Decision | None = None
         try:
-            proposed = planner.decide(replace(request, complaints=tuple(complaints)))
+            proposed = planner.decide(replace(request, complaints=tuple(complaints)) if complaints else request)
             spent.append(proposed.usage)
             decision = check(proposed, request)
         except BudgetExhausted as error:
@@ -75,6 +75,8 @@ def decide(planner: Planner, request: PlanRequest, bad_answers: int) -> Decision
                     task_id=request.task_id,
                 ) from error
             continue
+        if len(spent) == 1 and not complaints:
+            return decision
         return replace(decision, usage=_summed(decision.usage, spent, answers=len(complaints) + 1))
 
 

@@ -66,14 +66,15 @@ def after_wait(turn: Turn, history: Sequence[HistoryEntry]) -> Wait | Fail | boo
 def as_it_now_is(turn: Turn, history: Sequence[HistoryEntry]) -> list[HistoryEntry]:
     """The history with what this execution knows of the wait before it and has not written yet."""
     event, step = turn.ended_wait or (None, None)
-    return [
-        replace(
-            entry,
-            questions=tuple(turn.questions.get(question.ref, question) for question in entry.questions),
-            ended_by=event if entry.step.number == step else entry.ended_by,
-        )
-        for entry in history
-    ]
+
+    def now(entry: HistoryEntry) -> HistoryEntry:
+        ended = entry.step.number == step
+        if not ended and not entry.questions:
+            return entry
+        questions = tuple(turn.questions.get(question.ref, question) for question in entry.questions)
+        return replace(entry, questions=questions, ended_by=event if ended else entry.ended_by)
+
+    return [now(entry) for entry in history]
 
 
 def wait_for_people(questions: Iterable[Question], *, same_step: bool) -> Wait:

@@ -16,7 +16,7 @@ from orchestrator.domain.decision import Decision, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import NewDelegation, PendingEvent, Settlement, Step, StepState, Tried
 from orchestrator.domain.task import PartialFailure, Task, TaskState, WaitsFor
-from orchestrator.store.engine import jsonb
+from orchestrator.store.engine import jsonb_kept
 
 Row = Mapping[str, Any] | RowMapping
 
@@ -148,7 +148,7 @@ def step_of(row: Row) -> Step:
 
 def decision_to_row(decision: Decision) -> dict[str, Any]:
     """The columns of ``steps`` that a decision fills."""
-    return {"decision": jsonb(decision.to_json()), **decision_columns(decision)}
+    return {"decision": jsonb_kept(decision.to_json()), **decision_columns(decision)}
 
 
 def decision_columns(decision: Decision) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def new_delegations_to_json(
     delegations: Iterable[NewDelegation], deadlines: Mapping[int, datetime] | None = None
 ) -> str:
     """As the statement that inserts them takes them, all in one parameter; ``deadlines`` of those sent at once."""
-    return jsonb(delegation_columns(delegations, deadlines or {}))
+    return jsonb_kept(delegation_columns(delegations, deadlines or {}))
 
 
 def delegation_columns(delegations: Iterable[NewDelegation], deadlines: Mapping[int, datetime]) -> list[dict[str, Any]]:

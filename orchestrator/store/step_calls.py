@@ -6,7 +6,7 @@ that meet with a cancel, an event or a repeated answer, take the long way (`orch
 
 from __future__ import annotations
 
-import secrets
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -27,7 +27,7 @@ from orchestrator.domain.journal import (
 )
 from orchestrator.domain.question import Question
 from orchestrator.domain.task import TaskState
-from orchestrator.store.engine import jsonb
+from orchestrator.store.engine import jsonb_kept
 from orchestrator.store.published import update_body
 from orchestrator.store.questions import question_of
 from orchestrator.store.rows import (
@@ -48,6 +48,9 @@ from orchestrator.store.rows import (
 CLAIM = (
     "SELECT * FROM claim_step_1(%(task_id)s, %(step)s, %(owner)s, %(lease_for)s, CAST(%(ageing)s AS double precision))"
 )
+
+_claims = itertools.count(1)
+"""Numbers this process's claims."""
 
 _MOMENTS_OF_TASK = ("created_at", "updated_at", "deadline", "not_before", "ended_at", "doubted_at")
 _MOMENTS_OF_STEP = ("started_at", "decided_at", "finished_at")
@@ -151,13 +154,13 @@ def usual_commit(lease: Lease, commit: StepCommit, stall: timedelta) -> dict[str
     if commit.decision is not None:
         version = commit.decision.usage.prompt_version
         parameters |= decision_to_row(commit.decision)
-        parameters["asked"] = None if commit.asked is None else jsonb(commit.asked.to_json())
+        parameters["asked"] = None if commit.asked is None else jsonb_kept(commit.asked.to_json())
         parameters["keep_prompt"] = bool(version) and not version.startswith("rules")
     if commit.delegations:
         deadlines = {start.index: start.deadline_at for start in commit.starts}
         parameters["delegations"] = new_delegations_to_json(commit.delegations, deadlines)
     if commit.settlements:
-        parameters["settlements"] = jsonb([settlement_to_json(one) for one in commit.settlements])
+        parameters["settlements"] = jsonb_kept([settlement_to_json(one) for one in commit.settlements])
     if commit.spent is not None:
         parameters |= {"spent_tokens": commit.spent.tokens, "spent_money": commit.spent.money}
     state = TaskState.COMPLETED if isinstance(then, Complete) else TaskState.PROCESSING
@@ -181,10 +184,10 @@ def _context_columns(commit: StepCommit, state: TaskState) -> dict[str, Any]:
         "collected_data": dict(context.collected_data),
     }
     return {
-        "context": jsonb(document),
-        "origins": jsonb({name: origin_to_json(origin) for name, origin in context.origins.items()}),
+        "context": jsonb_kept(document),
+        "origins": jsonb_kept({name: origin_to_json(origin) for name, origin in context.origins.items()}),
         "version": context.version,
-        "changes": jsonb(changes_to_json(commit.changes)),
+        "changes": jsonb_kept(changes_to_json(commit.changes)),
     }
 
 
@@ -213,7 +216,7 @@ def _end(lease: Lease, commit: StepCommit, state: TaskState, stall: timedelta) -
         "end_reason": reason,
         "progress": commit.progress,
         "stall": stall,
-        "update": jsonb(body),
+        "update": jsonb_kept(body),
         "known": required - len(context.missing_fields),
         "required": required,
     }
@@ -227,7 +230,7 @@ def _end(lease: Lease, commit: StepCommit, state: TaskState, stall: timedelta) -
 def _ahead(ahead: Ahead, version: int) -> str:
     """A decision made ahead, as the columns of its step and of its delegations."""
     ends = {start.index: start.deadline_at for start in ahead.starts}
-    return jsonb(
+    return jsonb_kept(
         {
             **decision_columns(ahead.decision),
             "decision": ahead.decision.to_json(),
@@ -239,8 +242,8 @@ def _ahead(ahead: Ahead, version: int) -> str:
 
 
 def claim_owner(owner: str) -> str:
-    """The owner of one claim alone, see `orchestrator.store.fenced_commit.fence_of`."""
-    return f"{owner}:{secrets.token_hex(4)}"
+    """The owner of one claim alone, see `orchestrator.store.fenced_commit.fence_of`; ``owner`` is this process."""
+    return f"{owner}:{next(_claims):x}"
 
 
 def committed_of(lease: Lease, commit: StepCommit, answer: Mapping[str, Any]) -> Committed:

@@ -10,7 +10,6 @@ cost for each: a step's message is the same each time but for its ids.
 from __future__ import annotations
 
 import base64
-import json
 import socket
 import uuid
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from os import getpid
 from typing import Any
 
 from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.json_text import json_text
 from orchestrator.worker.names import (
     CANCEL_CALL,
     CANCELS_QUEUE,
@@ -89,9 +89,9 @@ def send(channel: Any, rings: Sequence[Ring]) -> None:
 
 def message_of(ring: Ring) -> str:
     """What lies in Redis for it."""
-    body = json.dumps([[], ring.place, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    body = json_text([[], ring.place, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     message = {
-        "body": base64.b64encode(body.encode()).decode(),
+        "body": base64.b64encode(body).decode(),
         "content-encoding": "utf-8",
         "content-type": "application/json",
         "headers": {
@@ -125,7 +125,7 @@ def message_of(ring: Ring) -> str:
             "delivery_tag": str(uuid.uuid4()),
         },
     }
-    return json.dumps(message)
+    return json_text(message).decode()
 
 
 def sent_event(ring: Ring) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator.domain.journal import Dispatch
-from orchestrator.domain.turns import MOST_URGENT
+from orchestrator.domain.turns import MOST_URGENT, PLACES
 from orchestrator.errors import DispatchFailed
 from orchestrator.worker.chain import ring_of, send, sent_event
 from orchestrator.worker.events import tell_sent
@@ -27,6 +27,18 @@ _MARK = "mark"
 _SEEN = "seen"
 """Not part of the mark: what is kept here must not make an emptied Redis look as if it still had doorbells."""
 """A hash beside the queues that goes when they do. (Of the commands that kombu puts its key prefix to.)"""
+
+
+def _lists(channel: Any) -> list[str]:
+    """The lists of commands, then of each place that of its steps and that of its delegations."""
+    commands = [(queue, priority) for queue in (CONTROL_QUEUE, CANCELS_QUEUE) for priority in channel.priority_steps]
+    places = [
+        (queue, broker_priority(urgency))
+        for urgency in range(MOST_URGENT, -1, -1)
+        for queues in zip(LANE_QUEUES, DELEGATION_QUEUES, strict=True)
+        for queue in queues
+    ]
+    return [channel._q_for_pri(queue, priority) for queue, priority in (*commands, *places)]
 
 
 class CeleryDispatcher:
@@ -57,25 +69,20 @@ class CeleryDispatcher:
         Raises:
             DispatchFailed: the broker cannot be asked.
         """
-        with self._producer(lambda: "it does not tell how many step messages wait") as producer:
-            channel = producer.channel
-            with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-                for urgency in range(MOST_URGENT, -1, -1):
-                    for queues in zip(LANE_QUEUES, DELEGATION_QUEUES, strict=True):
-                        for queue in queues:
-                            pipe.llen(channel._q_for_pri(queue, broker_priority(urgency)))
-                counts = [int(count) for count in pipe.execute()]
-                return [steps + delegations for steps, delegations in zip(counts[::2], counts[1::2], strict=True)]
+        return self.all_waiting()[1]
 
-    def commands(self) -> int:
-        """Sweeps, people's commands and cancels of calls that wait in the broker. Raises `DispatchFailed`."""
+    def all_waiting(self) -> tuple[int, Sequence[int]]:
+        """How many sweeps, people's commands and cancels of calls wait, and what `waiting` says, in one look."""
         with self._producer(lambda: "it does not tell what waits") as producer:
             channel = producer.channel
+            lists = _lists(channel)
             with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
-                for queue in (CONTROL_QUEUE, CANCELS_QUEUE):
-                    for priority in channel.priority_steps:
-                        pipe.llen(channel._q_for_pri(queue, priority))
-                return sum(map(int, pipe.execute()))
+                for name in lists:
+                    pipe.llen(name)
+                counts = [int(count) for count in pipe.execute()]
+        commands = len(lists) - 2 * PLACES
+        steps, delegations = counts[commands::2], counts[commands + 1 :: 2]
+        return sum(counts[:commands]), [one + other for one, other in zip(steps, delegations, strict=True)]
 
     def emptied(self) -> bool:
         """Whether our mark is gone: Redis was emptied, lost its data or is new. Raises `DispatchFailed`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,8 @@ from celery.utils.nodenames import anon_nodename
 from celery.utils.time import utcoffset
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
+
+from orchestrator.domain.json_text import json_text
 
 _AT_ONCE = 100
 """Events in one message."""
@@ -89,9 +90,9 @@ def _send_gathered(own: Any) -> None:
 
 def message_with(events: Sequence[Mapping[str, Any]], *, exchange: str, hostname: str) -> str:
     """What goes to Redis for these events about tasks (kombu's form, its body not wrapped once more)."""
-    return json.dumps(
+    return json_text(
         {
-            "body": json.dumps(events),
+            "body": json_text(events).decode(),
             "content-encoding": "utf-8",
             "content-type": "application/json",
             "headers": {"hostname": hostname},
@@ -102,7 +103,7 @@ def message_with(events: Sequence[Mapping[str, Any]], *, exchange: str, hostname
                 "delivery_tag": str(uuid.uuid4()),
             },
         }
-    )
+    ).decode()
 
 
 _consumers: dict[int, Any] = {}

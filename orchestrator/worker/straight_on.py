@@ -35,16 +35,13 @@ class StraightOn:
 
     Args:
         seconds: how long a worker stays with one task at most; 0: never longer than a step.
-        waiting: messages in the broker by place (`orchestrator.flow.ports.Dispatcher.waiting`).
-        commands: how many others wait there, which come before any step: sweeps, people's commands, cancels.
+        waiting: how many messages wait in the broker that come before any step (sweeps, people's commands, cancels),
+            and all others by place (`orchestrator.flow.ports.Dispatcher.waiting`).
     """
 
-    def __init__(
-        self, seconds: float, waiting: Callable[[], Sequence[int]], commands: Callable[[], int] = lambda: 0
-    ) -> None:
+    def __init__(self, seconds: float, waiting: Callable[[], tuple[int, Sequence[int]]]) -> None:
         self._seconds = seconds
         self._waiting = waiting
-        self._commands = commands
         self._first = 0
         """The first place in which something waits."""
         self._looked_at = float("-inf")
@@ -65,11 +62,9 @@ class StraightOn:
         """Whether something waits that would be served before this place."""
         if time.monotonic() - self._looked_at > LOOK_EVERY and self._looking.acquire(blocking=False):
             try:
-                if self._commands():
-                    self._first = _BEFORE_ALL
-                else:
-                    counts = self._waiting()
-                    self._first = next((number for number, count in enumerate(counts) if count), len(counts))
+                commands, counts = self._waiting()
+                first = next((place for place, count in enumerate(counts) if count), len(counts))
+                self._first = _BEFORE_ALL if commands else first
             except DispatchFailed:
                 # Without a broker nothing more urgent can be served either; the work at hand goes on.
                 self._first = PLACES

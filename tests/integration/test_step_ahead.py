@@ -282,10 +282,10 @@ def test_a_doubted_call_is_not_sent_ahead(chain: World) -> None:
 
 def test_three_steps_cost_five_round_trips_and_commits(chain: World) -> None:
     """The guard of docs/performance.md: claim, first decision, and one commit a step."""
-    submit(chain)
-    straight_on(chain)
-    submit(chain, "t-2")
     with counted(chain.store) as counts:
+        submit(chain)
+        straight_on(chain)
+        submit(chain, "t-2")
         looks = -commits(chain.store) + commits(chain.store)
         before, sent = commits(chain.store), counts.statements
         straight_on(chain, "t-2")

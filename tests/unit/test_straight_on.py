@@ -20,14 +20,15 @@ class Broker:
 
     def __init__(self) -> None:
         self.counts = [0] * PLACES
-        self.away = False
+        self.commands = 0
+        self.trouble: Exception | None = None
         self.asked = 0
 
-    def waiting(self) -> Sequence[int]:
+    def waiting(self) -> tuple[int, Sequence[int]]:
         self.asked += 1
-        if self.away:
-            raise DispatchFailed("away")
-        return self.counts
+        if self.trouble is not None:
+            raise self.trouble
+        return self.commands, self.counts
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_what_is_more_urgent_goes_first_and_what_is_as_urgent_waits(clock: list[
 @pytest.mark.usefixtures("clock")
 def test_without_a_broker_the_work_at_hand_goes_on() -> None:
     broker = Broker()
-    broker.away = True
+    broker.trouble = DispatchFailed("away")
     assert StraightOn(2.0, broker.waiting).slice()(NEXT)
 
 
@@ -79,12 +80,13 @@ def test_without_a_broker_the_work_at_hand_goes_on() -> None:
 @pytest.mark.usefixtures("clock")
 def test_sweeps_and_commands_come_before_any_step(commands: int, goes_on: bool) -> None:
     urgent = Dispatch("t-1", 2, priority=9)
-    assert StraightOn(2.0, Broker().waiting, lambda: commands).slice()(urgent) is goes_on
+    broker = Broker()
+    broker.commands = commands
+    assert StraightOn(2.0, broker.waiting).slice()(urgent) is goes_on
 
 
 @pytest.mark.usefixtures("clock")
 def test_trouble_of_the_brokers_library_ends_no_step() -> None:
-    def closed() -> int:
-        raise RuntimeError("Acquire on closed pool")
-
-    assert not StraightOn(2.0, Broker().waiting, closed).slice()(NEXT)
+    broker = Broker()
+    broker.trouble = RuntimeError("Acquire on closed pool")
+    assert not StraightOn(2.0, broker.waiting).slice()(NEXT)
