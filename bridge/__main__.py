@@ -92,7 +92,8 @@ def _stop_on_signals() -> threading.Event:
     def handle(number: int, _frame: FrameType | None) -> None:
         # A second one ends the process at once: nothing is lost by it either.
         signal.signal(number, signal.SIG_DFL)
-        stop.set()
+        # By another thread: this one may just be waiting on the event, whose lock is not to be had twice.
+        threading.Thread(target=stop.set, name="stop", daemon=True).start()
 
     signal.signal(signal.SIGTERM, handle)
     signal.signal(signal.SIGINT, handle)

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.5
 """Seconds after which it notices that the bridge has died."""
+HEARS_WITHIN = 1.0
+"""Seconds after its end in which the bridge was told to stop as well, where both were."""
+STOPS_WITHIN = 8.0
+"""Seconds in which it has ended, told to stop; then it is ended."""
 
 
 class PublisherProcess:
@@ -41,8 +45,11 @@ class PublisherProcess:
         self._bridge = os.getpid()
         gc.collect()
         gc.freeze()  # what is there now is never garbage: looking at it would copy it
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as a shell may leave it, nobody is told of its end
         self._pid = os.fork()
         self._exit_code: int | None = None
+        self._alone = False
+        """Whether it ended without the bridge being told to."""
         self._watch = threading.Thread(target=self._wait, name="watches-publisher", daemon=True)
 
     @property
@@ -71,17 +78,22 @@ class PublisherProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        with suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGTERM)
-        self._watch.join()
-        if error is None and self._exit_code:
+        for how in (signal.SIGTERM, signal.SIGKILL):  # what it has not published by then is in the outbox
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, how)
+            self._watch.join(STOPS_WITHIN)
+        if error is None and self._alone:
             raise PublisherEnded(
                 f"the process that publishes updates ended by itself, with exit code {self._exit_code}",
                 hint="The log tells why. Start the bridge again: what was not published is in the outbox.",
             )
 
     def _wait(self) -> None:
-        self._exit_code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        if self._exit_code:  # with 0 it was told to stop, as the bridge is, which may hear of it later
-            log.error("bridge.publisher_ended", extra={"exit_code": self._exit_code, "then": "the bridge stops"})
-        self._stop.set()
+        try:
+            self._exit_code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            # Told to stop, both are, and the bridge may hear of it a little later.
+            self._alone = not self._stop.wait(HEARS_WITHIN)
+            if self._alone:
+                log.error("bridge.publisher_ended", extra={"exit_code": self._exit_code, "then": "the bridge stops"})
+        finally:
+            self._stop.set()

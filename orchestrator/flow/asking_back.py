@@ -72,8 +72,8 @@ def ask(turn: Turn, agent: AgentSpec, delegation: Delegation, asked: InputRequir
 
 def send_answer(
     turn: Turn, client: AgentClient, agent: AgentSpec, delegation: Delegation, question: Question
-) -> Verdict:
-    """Tell the agent what a person answered, and judge what it says to that.
+) -> Verdict | None:
+    """Tell the agent what a person answered, and judge what it says to that; None: a cancel came before it left.
 
     Raises:
         LeaseLost: another worker took over before the answer left.
@@ -87,7 +87,10 @@ def send_answer(
     reach(FaultPoint.ANSWER_IN_HAND, delegation.task_id)
     to_be_marked = question.sent_at is None and _is_told_once(agent, delegation, question)
     if to_be_marked:
-        question = _marked(turn, question)
+        marked = _marked(turn, question)
+        if marked is None:
+            return None
+        question = marked
     outcome = None if to_be_marked else _told_before(client, agent, request, delegation, question)
     if outcome is None:
         outcome = client.answer(agent, request, number, question.answer)
@@ -123,11 +126,13 @@ def _is_told_once(agent: AgentSpec, delegation: Delegation, question: Question) 
     return not agent.may_repeat and delegation.remote_url not in {None, BY_EVENT, question.answer_url}
 
 
-def _marked(turn: Turn, question: Question) -> Question:
-    """The question, marked in a commit of its own: its answer may have left from now on."""
+def _marked(turn: Turn, question: Question) -> Question | None:
+    """The question, marked in a commit of its own: its answer may have left from now on. None: a cancel came."""
     marked = replace(question, sent_at=now())
     turn.ask(marked)
-    turn.write(StepCommit(GoOn()))
+    if turn.write(StepCommit(GoOn())).cancel_requested:
+        turn.ask(question)
+        return None
     reach(FaultPoint.ANSWER_MARKED, turn.task.task_id)
     return marked
 

@@ -97,7 +97,10 @@ def carry_out(
         if question is not None and unanswered:
             verdict = not_answered(turn, agent, delegation, question)
         elif question is not None:
-            verdict = send_answer(turn, client, agent, delegation, question)
+            told = send_answer(turn, client, agent, delegation, question)
+            if told is None:
+                return _take_back(turn, None)
+            verdict = told
         else:
             exchange = Exchange.SEND if delegation.index == ours else next_exchange(agent, delegation, doubted_at)
             if exchange is Exchange.SEND and delegation.index != ours:

@@ -24,7 +24,7 @@ from orchestrator.store.rows import changes_of, step_of, task_of
 from orchestrator.store.tell import tell
 from orchestrator.store.undo import tell_undo
 from orchestrator.store.undo_begin import anything_to_undo, load_items, undo_of
-from orchestrator.store.unwanted import cancellations_told, note_unwanted, withdraw_unwanted
+from orchestrator.store.unwanted import UNDO, cancellations_told, note_unwanted, withdraw_unwanted
 
 _LOCK = text("SELECT *, coalesce(lease_until >= now(), false) AS held FROM tasks WHERE task_id = :task_id FOR UPDATE")
 _CALLING = text("""
@@ -285,7 +285,7 @@ def begin_undo(connection: Connection, row: RowMapping, undo: Mapping[str, Any],
     parameters = {"task_id": row["task_id"], "undo": jsonb(dict(undo)), "stall": stall}
     reason = (undo["reason_code"], undo["reason"])
     task = connection.execute(_UNDO, parameters | {"reason_code": reason[0], "reason": reason[1]}).one()
-    note_unwanted(connection, row["task_id"], "undo", stall)
+    note_unwanted(connection, row["task_id"], UNDO, stall)
     withdraw_questions(connection, row["task_id"])
     tell_undo(connection, row["task_id"], task, TaskState.COMPENSATING, reason, load_items(connection, row["task_id"]))
 

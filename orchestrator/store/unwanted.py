@@ -32,12 +32,16 @@ _NOTE = text("""
     RETURNING step_number, index
 """)
 
-# Nobody answered in time, and the call failed for it: its job is there still, and asks.
+# Nobody answered in time, and the call failed for it: its job is there still, and asks. An undo goes on with it; where
+# a task merely ends, what became of its calls stays as it was recorded.
 _STILL_ASKS = text("""
     UPDATE delegations SET state = 'in_flight', finished_at = NULL
     WHERE task_id = :task_id AND state = 'failed' AND error_code = 'no_answer' AND may_have_acted
       AND remote_url IS NOT NULL
 """)
+
+UNDO = "undo"
+"""The reason of calls that are not wanted since their task is being undone."""
 
 _WITHDRAW = text("""
     UPDATE cancellations SET state = 'withdrawn', due_at = NULL, woken = false, epoch = epoch + 1, finished_at = now()
@@ -60,7 +64,8 @@ def note_unwanted(connection: Connection, task_id: str, reason: str, stall: time
     doorbells are to be rung after the commit (`rung_unwanted`); the sweep rings after ``stall``.
     """
     parameters = {"task_id": task_id, "reason": reason, "stall": stall}
-    connection.execute(_STILL_ASKS, {"task_id": task_id})
+    if reason == UNDO:
+        connection.execute(_STILL_ASKS, {"task_id": task_id})
     return len(connection.execute(_NOTE, parameters).all())
 
 

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigurationError
@@ -58,6 +59,8 @@ class Others:
     """The processes beside the first, as it sees them."""
 
     def __init__(self) -> None:
+        self._first = os.getpid()
+        self._command: list[str] = []
         self._running: dict[int, str] = {}
         """Process id → its worker's name."""
         self._stopping = threading.Event()
@@ -76,50 +79,66 @@ class Others:
             return
         _load(worker)
         load()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as a shell may leave it, nobody is told of an end
         gc.collect()
         # What is there now is never garbage: looking at it would copy it.
         gc.freeze()
-        first = os.getpid()
+        self._first, self._command = os.getpid(), _own_command()
         for number in range(2, count + 1):
             name = _name(worker.hostname, number)
             pid = os.fork()
             if pid == 0:
                 worker.hostname = name
                 self._running = {}
-                _end_with(first)
+                _end_with(self._first)
                 return
             self._running[pid] = name
         for pid, name in list(self._running.items()):
             threading.Thread(target=self._watch, args=(pid, name), name=f"watches-{name}", daemon=True).start()
 
+    def ready(self) -> None:
+        """This process works. Of several only the first begins anew on SIGHUP, as Celery has it, with new others."""
+        if self._command and os.getpid() != self._first:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def stop(self) -> None:
         """Tell them to stop, as this one was told to. Safe in a signal handler, and more than once."""
+        if os.getpid() != self._first:
+            return  # a child of Celery's prefork pool has this from its parent
         self._stopping.set()
         for pid in list(self._running):
             _terminate(pid)
 
     def wait(self, seconds: float) -> None:
         """Wait until they have ended, but not for longer than this."""
+        if os.getpid() != self._first:
+            return
         give_up_at = time.monotonic() + seconds
         while self._running and time.monotonic() < give_up_at:
             time.sleep(0.05)
 
     def _watch(self, pid: int, name: str) -> None:
-        """See to it that the process that was forked, and whichever follows it, is followed by another."""
-        pause, began = FIRST_PAUSE, time.monotonic()
+        """See to it that the process that was forked, and whichever follows it, is followed by another.
+
+        Not one that ended in order: somebody told it to, by Celery's or Flower's own means.
+        """
+        pause, began = FIRST_PAUSE / 2, time.monotonic()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        while not self._has_ended(pid):
+        while not self._has_ended(pid) and code != 0:
             pause = FIRST_PAUSE if time.monotonic() - began > _SOON else min(2 * pause, LONGEST_PAUSE)
             log.error("worker.process_ended", extra={"worker": name, "exit_code": code, "again_in_seconds": pause})
             if self._stopping.wait(pause):
                 return
             began = time.monotonic()
-            process = subprocess.Popen(_command(name), env=environment_with(**{OF: str(os.getpid())}))  # noqa: S603  # our own
+            command, env = [*self._command, "--hostname", name], environment_with(**{OF: str(os.getpid())})
+            process = subprocess.Popen(command, env=env)  # noqa: S603  # our own command
             pid = process.pid
             self._running[pid] = name
             if self._stopping.is_set():  # since `stop` looked
                 _terminate(pid)
             code = process.wait()
+        if not self._stopping.is_set():
+            log.warning("worker.process_stopped", extra={"worker": name, "then": "it is not started again"})
 
     def _has_ended(self, pid: int) -> bool:
         """Note that a process has; whether it was meant to."""
@@ -132,9 +151,10 @@ def _name(hostname: str, number: int) -> str:
     return f"{name}-{number}{at}{host}"
 
 
-def _command(name: str) -> list[str]:
-    """This very command, for a worker of that name."""
-    return [sys.executable, *sys.orig_argv[1:], "--hostname", name]
+def _own_command() -> list[str]:
+    """This very command, wherever it is run: a program that is named by its place may be so by a relative one."""
+    program, *rest = sys.orig_argv[1:]
+    return [sys.executable, str(Path(program).resolve()) if Path(program).exists() else program, *rest]
 
 
 def _load(worker: Any) -> None:

@@ -33,7 +33,13 @@ _GREEN = ("gevent", "eventlet")
 def begin(instance: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
     """Refuse what cannot work, and fork the other processes before anything runs."""
     refuse_what_cannot_work(options)
-    others.begin(instance, processes(), _load_planner)
+    try:
+        others.begin(instance, processes(), _load_planner)
+    except Exception:
+        # Celery would say so and go on, with fewer processes than were asked for.
+        log.exception("worker.processes_not_begun")
+        others.stop()
+        raise SystemExit(1) from None
 
 
 def processes() -> int:
@@ -72,6 +78,7 @@ def refuse_what_cannot_work(options: dict[str, Any] | None = None) -> None:
 @worker_ready.connect  # type: ignore[untyped-decorator]  # celery ships no types
 def warm_up(sender: Any = None, **_: Any) -> None:
     """Build everything before the first step asks for it; on prefork the children do so themselves."""
+    others.ready()
     pool = getattr(getattr(sender, "controller", None), "pool", None) or getattr(sender, "pool", None)
     if "prefork" not in type(pool).__module__:
         worker_parts()
@@ -104,5 +111,6 @@ def stop_in_time(**_: Any) -> None:
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]  # celery ships no types
 def clean_up(**_: Any) -> None:
     """Close connections; the first process is the last to go."""
+    others.stop()
     close_worker_parts()
     others.wait(get_settings().stop_period)

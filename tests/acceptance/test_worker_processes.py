@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from typing import Self
 
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own, for this one module
 import pytest
@@ -76,20 +79,81 @@ def test_one_that_is_killed_is_started_again(system: System) -> None:
     assert other in last and killed not in last
 
 
+class Alone:
+    """A worker command not started by the tests' own means: these end a process with all that it has started."""
+
+    def __init__(self, system: System, log: Path, processes: int, *arguments: str) -> None:
+        self._log = log
+        env = {**clean_environment(), **system.env, "ORCHESTRATOR_PROCESSES": str(processes)}
+        with log.open("wb") as output:
+            # As an operator calls it: on SIGHUP Celery starts the program of that place again.
+            command = [str(Path(sys.executable).with_name("celery")), "-A", "orchestrator", "worker", *arguments]
+            self.process = subprocess.Popen(command, env=env, cwd=system.folder, stdout=output, stderr=output)
+
+    def wait_for(self, text: str, times: int) -> None:
+        wait_for(lambda: self.log.count(text) >= times, 60, f"{text} {times} times")
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    @property
+    def others(self) -> list[psutil.Process]:
+        return [one for one in psutil.Process(self.process.pid).children() if not gone(one)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        left = [] if self.process.poll() is not None else psutil.Process(self.process.pid).children(recursive=True)
+        for one in (self.process, *left):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.process.wait()
+
+
 def test_processes_whose_first_is_killed_end_by_themselves(system: System, tmp_path: Path) -> None:
-    log = tmp_path / "alone.log"
-    env = {**clean_environment(), **system.env, "ORCHESTRATOR_PROCESSES": "3"}
-    with log.open("wb") as output:
-        # Not by the tests' own means: these end a process with all that it has started.
-        worker = subprocess.Popen([*CELERY, "worker"], env=env, cwd=system.folder, stdout=output, stderr=output)
-    try:
-        wait_for(lambda: log.read_text().count("worker.ready") == 3, 40, "all work")
-        others = psutil.Process(worker.pid).children()
-    finally:
-        worker.kill()
-        worker.wait()
-    wait_for(lambda: all(gone(one) for one in others), 20, "the others have ended as well")
-    assert log.read_text().count("worker.first_process_died") == len(others) == 2
+    with Alone(system, tmp_path / "alone.log", 3) as worker:
+        worker.wait_for("worker.ready", 3)
+        others = worker.others
+        worker.process.kill()
+        worker.process.wait()
+        wait_for(lambda: all(gone(one) for one in others), 20, "the others have ended as well")
+        assert worker.log.count("worker.first_process_died") == len(others) == 2
+
+
+def test_a_hang_up_begins_all_anew_and_leaves_none_behind(system: System, tmp_path: Path) -> None:
+    with Alone(system, tmp_path / "alone.log", 2) as worker:
+        worker.wait_for("worker.ready", 2)
+        (before,) = worker.others
+        for pid in (before.pid, worker.process.pid):
+            os.kill(pid, signal.SIGHUP)
+        worker.wait_for("worker.ready", 4)
+        (after,) = worker.others
+        assert gone(before) and after.pid != before.pid
+        worker.process.terminate()
+        assert worker.process.wait(20) == 0
+        assert gone(after)
+
+
+def test_one_that_was_told_to_stop_is_not_started_again(system: System, tmp_path: Path) -> None:
+    with Alone(system, tmp_path / "alone.log", 2) as worker:
+        worker.wait_for("worker.ready", 2)
+        (other,) = worker.others
+        other.terminate()
+        worker.wait_for("worker.process_stopped", 1)
+        assert worker.others == []
+        worker.process.terminate()
+        assert worker.process.wait(20) == 0
+        assert "worker.process_ended" not in worker.log
+
+
+def test_children_of_the_prefork_pool_wait_for_nobody(system: System, tmp_path: Path) -> None:
+    system.env["ORCHESTRATOR_STOP_PERIOD"] = "60"
+    with Alone(system, tmp_path / "alone.log", 2, "--pool", "processes", "--concurrency", "2") as worker:
+        worker.wait_for("worker.ready", 2)
+        worker.process.terminate()
+        assert worker.process.wait(30) == 0
 
 
 @pytest.mark.parametrize("option", [("--beat",), ("--pidfile", "worker.pid"), ("--statedb", "state")])

@@ -72,13 +72,13 @@ def _pause(world: World, fault: Fault) -> None:
 
 def _publisher(world: World, fault: Fault) -> None:
     """The process that publishes for the bridge; there is none while the bridge starts."""
-    for process in psutil.Process(world.processes[fault.target].pid).children():
-        if fault.kind == "publisher.kill":
-            process.kill()
-            continue
-        process.suspend()
-        time.sleep(fault.lasts)
-        with contextlib.suppress(psutil.NoSuchProcess):
+    with contextlib.suppress(psutil.NoSuchProcess):  # either has just died
+        for process in psutil.Process(world.processes[fault.target].pid).children():
+            if fault.kind == "publisher.kill":
+                process.kill()
+                continue
+            process.suspend()
+            time.sleep(fault.lasts)
             process.resume()
 
 

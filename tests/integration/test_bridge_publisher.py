@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own, for this one module
+import pytest
 
 from orchestrator.devstack.process import ManagedProcess
 from tests.support.processes import clean_environment, wait_for
@@ -51,6 +52,36 @@ def test_a_bridge_whose_publisher_was_killed_stops_and_says_so(system: System) -
     wait_for(lambda: not bridge.running, what="it has ended")
     assert bridge.exit_code == 1
     assert "ended by itself, with exit code -9" in bridge.log_text()
+
+
+@pytest.mark.parametrize("how", ["ended alone", "nobody is told of its end"])
+def test_a_bridge_never_goes_on_without_a_publisher(system: System, tmp_path: Path, how: str) -> None:
+    log, env = tmp_path / "alone.log", {**clean_environment(), **system.env}
+    ignoring = "trap '' CHLD; " if how == "nobody is told of its end" else ""
+    with log.open("wb") as output:
+        command = ["sh", "-c", f"{ignoring}exec {sys.executable} -m bridge"]
+        bridge = subprocess.Popen(command, env=env, cwd=system.folder, stderr=output)
+    try:
+        wait_for(lambda: "updates.elected" in log.read_text(), what="it publishes")
+        (publisher,) = psutil.Process(bridge.pid).children()
+        if ignoring:
+            publisher.kill()
+        else:
+            publisher.terminate()
+        assert bridge.wait(30) == 1
+        assert "ended by itself" in log.read_text()
+    finally:
+        bridge.kill()
+        bridge.wait()
+
+
+def test_a_bridge_does_not_wait_for_a_publisher_that_hangs(system: System) -> None:
+    bridge, publisher = started(system)
+    publisher.suspend()
+    os.kill(bridge.pid, signal.SIGTERM)
+    wait_for(lambda: not bridge.running, 30, "it has ended all the same")
+    assert bridge.exit_code == 0
+    assert gone(publisher)
 
 
 def test_a_publisher_whose_bridge_was_killed_ends_and_leaves_its_place_to_the_next(

@@ -13,6 +13,7 @@ from orchestrator.domain.message import TaskMessage
 from orchestrator.domain.question import MAX_TEXT
 from orchestrator.domain.task import PartialFailure, WaitsFor
 from orchestrator.errors import AnswerRefused
+from orchestrator.fault_points import FaultPoint
 from tests.support.agents import Answer, Seen, job, poll, problem, reply
 from tests.support.stack import wait_for
 from tests.support.step_world import World, call
@@ -201,6 +202,40 @@ def test_the_mark_is_there_before_the_answer_leaves(world: World) -> None:
     world.client.answer = look_and_send  # type: ignore[method-assign]  # seen from within
     world.run_until_it_moves_on()
     assert len(found) == 1 and found[0] is not None
+
+
+def test_no_answer_leaves_once_a_cancel_has_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add_agent("pay", job(asks(), retry_after=0))
+    world.agent.script("/answers", TAKEN, idempotent=False)
+    world.submit("pay")
+    world.answers = [call("pay")]
+    world.run_until_it_moves_on()
+    answer(world, "the first")
+
+    def cancel(point: FaultPoint, task_id: str) -> None:
+        if point is FaultPoint.ANSWER_IN_HAND:
+            world.store.cancel(task_id, who="ann", why="")
+
+    monkeypatch.setattr("orchestrator.flow.asking_back.reach", cancel)
+    assert world.run().outcome == "canceled"
+    assert world.agent.ledger().posts("/answers") == []
+    assert marks(world) == [None]
+
+
+def test_a_cancel_leaves_what_became_of_a_call_as_it_was_recorded(world: World) -> None:
+    world.add_agent("pay", job(asks(), retry_after=0), questions=AskingRules(timeout=60))
+    world.add_agent("book", job(asks("Which room?"), retry_after=0))
+    world.submit("pay", "book")
+    world.answers = [call("pay", "book")]
+    world.run_until_it_moves_on()
+    world.sql("UPDATE questions SET timeout_at = now() WHERE index = 0; UPDATE tasks SET due_at = now()")
+    world.run()
+    failed = world.store.history("t-1")[0].delegations[0]
+    assert (failed.state, failed.error_code) == (DelegationState.FAILED, "no_answer")
+    world.store.cancel("t-1", who="ann", why="")
+    world.tell_all()
+    failed = world.store.history("t-1")[0].delegations[0]
+    assert (failed.state, failed.error_code) == (DelegationState.FAILED, "no_answer")
 
 
 def test_where_it_may_have_been_told_and_asks_in_other_words_the_person_is_asked(world: World) -> None:
