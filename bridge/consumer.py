@@ -11,7 +11,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +23,10 @@ from bridge.hold import Hold
 from bridge.intake import BatchIntake
 from bridge.pause import pause_after
 from bridge.position import GroupOffset, Start, goes_back, is_ours, mark
+from bridge.progress import Progress
 from orchestrator.domain.message import Record
 from orchestrator.errors import ConfigurationError, KafkaUnavailable, OffsetsForgotten, StoreUnavailable
 from orchestrator.fault_points import FaultPoint, reach
-from orchestrator.flow.ports import Intake
 from orchestrator.flow.restores import BridgeStore
 from orchestrator.kafka.connection import as_our_error, open_consumer
 from orchestrator.kafka.topics import ensure_topics
@@ -39,11 +38,13 @@ POLL = 0.25
 """Seconds one poll waits; also how soon a stop is noticed."""
 
 LOUD, LOUD_EVERY = 5, 15
-PROGRESS_EVERY = 10.0
 LONG_SESSION = 30.0
 """Seconds after which a connection counts as a good one."""
 
 KAFKA_TIMEOUT_MS = 5_000
+
+LAST_JOINING = 5.0
+"""Seconds in which joining is brought to its end when told to stop meanwhile."""
 
 MARK_EVERY = 5.0
 """Seconds between two commits of unchanged offsets: beside them Kafka keeps how far PostgreSQL is."""
@@ -70,7 +71,7 @@ class Consumer:
         self._offsets = offsets
         self._hold = Hold(backlog, settings.bridge_backlog)
         self._stop = stop
-        self._progress = _Progress()
+        self._progress = Progress()
 
     def run(self) -> None:
         """Read until stopped; a lost Kafka is waited for.
@@ -117,7 +118,7 @@ class _Session:
     """One connection to Kafka, from joining the group to leaving it."""
 
     def __init__(
-        self, settings: Settings, intake: BatchIntake, offsets: BridgeStore, hold: Hold, progress: _Progress
+        self, settings: Settings, intake: BatchIntake, offsets: BridgeStore, hold: Hold, progress: Progress
     ) -> None:
         self._settings = settings
         self._intake = intake
@@ -147,6 +148,13 @@ class _Session:
             if records:
                 self._take(records)
             self._progress.tell(self._lag)
+        self._finish_joining()
+
+    def _finish_joining(self) -> None:
+        """Leave as a member: who goes while it joins is waited for by all who join after it."""
+        give_up_at = time.monotonic() + LAST_JOINING
+        while self._listener.is_joining and time.monotonic() < give_up_at:
+            self._consumer.poll(timeout_ms=int(POLL * 1000))  # what is assigned is paused
 
     def close(self) -> None:
         """Commit what is safe and leave the group, so that others take over at once."""
@@ -352,27 +360,6 @@ class _Session:
             if end is not None and here is not None:
                 lag += max(0, end - here)
         return lag
-
-
-class _Progress:
-    """One line in a while about what was taken in."""
-
-    def __init__(self) -> None:
-        self._outcomes: Counter[Intake] = Counter()
-        self._next = time.monotonic() + PROGRESS_EVERY
-
-    def count(self, outcomes: Counter[Intake]) -> None:
-        self._outcomes += outcomes
-
-    def tell(self, lag: Callable[[], int]) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + PROGRESS_EVERY
-        if self._outcomes:
-            counts = {outcome.value: count for outcome, count in sorted(self._outcomes.items())}
-            log.info("bridge.progress", extra={"records": self._outcomes.total(), **counts, "lag": lag()})
-            self._outcomes.clear()
 
 
 def _record(item: Any) -> Record:

@@ -59,6 +59,11 @@ class GroupListener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-p
         with self._lock:
             self._unplaced -= {place}
 
+    @property
+    def is_joining(self) -> bool:
+        """Whether the group has not taken us in yet."""
+        return self._joining_since is not None
+
     def check_joining(self) -> None:
         """Whoever calls starts over, as a new member, where the group takes no notice of us.
 

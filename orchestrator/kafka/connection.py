@@ -114,6 +114,8 @@ def open_consumer(settings: Settings) -> KafkaConsumer:
         session_timeout_ms=session,
         heartbeat_interval_ms=max(min(3_000, session // 3), 1),
         max_poll_records=settings.bridge_batch,
+        # Also how long a group may wait for a member that died while it joined.
+        max_poll_interval_ms=max(60_000, session),
         # What is too large must be seen to be set aside: it would block its partition otherwise.
         fetch_max_bytes=LARGEST_RECORD,
         max_partition_fetch_bytes=max(8 * 1024 * 1024, 2 * settings.max_message_bytes),

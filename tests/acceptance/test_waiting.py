@@ -146,8 +146,7 @@ def test_an_agent_that_asks_back_with_the_worker_killed_before_the_answer(
 ) -> None:
     body = {"status": "input_required", "question": "Which account?", "choices": ["Main", "Savings"]}
     asks = {"status": 200, "body": {**body, "answer_url": "/answers"}}
-    # It honours no keys: before it is told, it is asked whether it wants to know that still.
-    url = scripted_agent.script("/pay", job(asks, asks, poll("succeeded", {"payment_id": "P-1"})))
+    url = scripted_agent.script("/pay", job(asks, poll("succeeded", {"payment_id": "P-1"})))
     scripted_agent.script("/answers", {"status": 202, "body": {}})
     system.use_agents({"name": "pay", "description": "Pays.", "url": url, "provides": ["payment_id"]})
     worker = system.start_one("worker")

@@ -94,11 +94,14 @@ def draw_faults(seed: int, duration: float, pace: Pace, can: Callable[[str], boo
     faults: list[Fault] = []
     now = pace.fault_every
     while now < duration:
-        kind = first.pop() if first else rng.choices(kinds, weights)[0]
+        is_first = bool(first)
+        kind = first.pop() if is_first else rng.choices(kinds, weights)[0]
         fault = _fault(rng, kind, now, pace)
         if free_at[fault.target] <= now and now + fault.lasts <= duration + pace.lease:
             free_at[fault.target] = now + fault.lasts + pace.fault_every
             faults.append(fault)
+        elif is_first:
+            first.insert(0, kind)
         now += rng.expovariate(1 / pace.fault_every)
     return faults
 

@@ -75,6 +75,16 @@ def test_a_bridge_never_goes_on_without_a_publisher(system: System, tmp_path: Pa
         bridge.wait()
 
 
+def test_a_bridge_that_is_told_to_stop_while_it_joins_holds_the_next_one_up_no_longer(system: System) -> None:
+    for _ in range(2):
+        bridge = system.start_one("bridge")
+        system.processes.wait_for_log(bridge, "bridge.starting")
+        os.kill(bridge.pid, signal.SIGTERM)
+        wait_for(lambda one=bridge: not one.running, what="it has ended")  # type: ignore[misc]  # the one of this round
+        assert bridge.exit_code == 0
+    system.processes.wait_for_log(system.start_one("bridge"), "bridge.reading", timeout=30)
+
+
 def test_a_bridge_does_not_wait_for_a_publisher_that_hangs(system: System) -> None:
     bridge, publisher = started(system)
     publisher.suspend()
