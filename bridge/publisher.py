@@ -6,25 +6,22 @@ bridge stops as well: half a bridge would look alive.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
 import threading
-import time
 from contextlib import closing, suppress
 from types import TracebackType
 from typing import Self
 
 from bridge.updates import Publisher
 from orchestrator.errors import PublisherEnded
+from orchestrator.forking import await_exit, prepare_to_fork, when_parent_dies
 from orchestrator.settings import Settings
 from orchestrator.wiring import build_store
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = 0.5
-"""Seconds after which it notices that the bridge has died."""
 HEARS_WITHIN = 1.0
 """Seconds after its end in which the bridge was told to stop as well, where both were."""
 STOPS_WITHIN = 8.0
@@ -43,9 +40,7 @@ class PublisherProcess:
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
         self._bridge = os.getpid()
-        gc.collect()
-        gc.freeze()  # what is there now is never garbage: looking at it would copy it
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as a shell may leave it, nobody is told of its end
+        prepare_to_fork()
         self._pid = os.fork()
         self._exit_code: int | None = None
         self._alone = False
@@ -59,13 +54,11 @@ class PublisherProcess:
 
     def run(self, settings: Settings) -> None:
         """Publish until told to stop, or until the bridge has died."""
-        threading.Thread(target=self._end_with_bridge, name="watches-bridge", daemon=True).start()
+        when_parent_dies(self._bridge, self._end_without_bridge)
         with closing(build_store(settings, "orchestrator-bridge")) as store:
             Publisher(settings, store, self._stop).run()
 
-    def _end_with_bridge(self) -> None:
-        while os.getppid() == self._bridge:
-            time.sleep(LOOK_EVERY)
+    def _end_without_bridge(self) -> None:
         if not self._stop.is_set():
             log.warning("updates.bridge_died", extra={"then": "another bridge publishes"})
             self._stop.set()
@@ -90,7 +83,7 @@ class PublisherProcess:
 
     def _wait(self) -> None:
         try:
-            self._exit_code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            self._exit_code = await_exit(self._pid)
             # Told to stop, both are, and the bridge may hear of it a little later.
             self._alone = not self._stop.wait(HEARS_WITHIN)
             if self._alone:

@@ -8,7 +8,6 @@ with the first, however it ends.
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConfigurationError
+from orchestrator.forking import await_exit, prepare_to_fork, when_parent_dies
 from orchestrator.settings import environment_value, environment_with
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,6 @@ OF = "ORCHESTRATOR_WORKER_OF"
 _NOT_WITH = {"beat": "--beat", "pidfile": "--pidfile", "statedb": "--statedb"}
 """Options that name something which one process alone may have."""
 
-LOOK_EVERY = 0.5
-"""Seconds after which a process notices that the first has died."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds before a process that ended is started again; doubled while each soon ends as well."""
 _SOON = 30.0
@@ -74,15 +72,12 @@ class Others:
             load: loads what else all of them need; starts and connects nothing.
         """
         if (parent := started_by()) is not None:
-            _end_with(parent)
+            when_parent_dies(parent, _end)
         if count < 2:
             return
         _load(worker)
         load()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as a shell may leave it, nobody is told of an end
-        gc.collect()
-        # What is there now is never garbage: looking at it would copy it.
-        gc.freeze()
+        prepare_to_fork()
         self._first, self._command = os.getpid(), _own_command()
         for number in range(2, count + 1):
             name = _name(worker.hostname, number)
@@ -90,7 +85,7 @@ class Others:
             if pid == 0:
                 worker.hostname = name
                 self._running = {}
-                _end_with(self._first)
+                when_parent_dies(self._first, _end)
                 return
             self._running[pid] = name
         for pid, name in list(self._running.items()):
@@ -123,7 +118,7 @@ class Others:
         Not one that ended in order: somebody told it to, by Celery's or Flower's own means.
         """
         pause, began = FIRST_PAUSE / 2, time.monotonic()
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = await_exit(pid)
         while not self._has_ended(pid) and code != 0:
             pause = FIRST_PAUSE if time.monotonic() - began > _SOON else min(2 * pause, LONGEST_PAUSE)
             log.error("worker.process_ended", extra={"worker": name, "exit_code": code, "again_in_seconds": pause})
@@ -168,16 +163,9 @@ def _load(worker: Any) -> None:
     importlib.import_module("concurrent.futures.thread")
 
 
-def _end_with(first: int) -> None:
-    """Stop this process when the first has died."""
-
-    def look() -> None:
-        while os.getppid() == first:
-            time.sleep(LOOK_EVERY)
-        log.warning("worker.first_process_died", extra={"then": "this one stops as well"})
-        _terminate(os.getpid())
-
-    threading.Thread(target=look, name="watches-first", daemon=True).start()
+def _end() -> None:
+    log.warning("worker.first_process_died", extra={"then": "this one stops as well"})
+    _terminate(os.getpid())
 
 
 def _terminate(pid: int) -> None:

@@ -16,32 +16,20 @@ import pytest
 
 from orchestrator.devstack.process import ManagedProcess
 from tests.support.agents import ScriptedAgent, reply
-from tests.support.processes import clean_environment, wait_for
-from tests.support.system import CELERY, System
+from tests.support.processes import clean_environment, gone, wait_for
+from tests.support.system import System
 
 ENTRY = {"name": "slow", "description": "Gives slow.", "provides": ["slow"], "idempotent": True}
 
 
 def workers(system: System) -> set[str]:
     """The names of the workers that answer."""
-    ended = subprocess.run(
-        [*CELERY, "inspect", "ping", "--json", "--timeout", "2"],
-        env={**clean_environment(), **system.env},
-        cwd=system.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    ended = system.celery("inspect", "ping", "--json", "--timeout", "2")
     return {name.partition("@")[0] for name in json.loads(ended.stdout or "{}")} if ended.returncode == 0 else set()
 
 
 def others_of(worker: ManagedProcess) -> list[psutil.Process]:
     return list(psutil.Process(worker.pid).children(recursive=True))
-
-
-def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def start(system: System, *arguments: str) -> ManagedProcess:

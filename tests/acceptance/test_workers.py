@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import signal
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -16,8 +15,8 @@ import redis
 
 from orchestrator.devstack.stack import EmbeddedStack
 from tests.support.agents import ScriptedAgent, reply
-from tests.support.processes import clean_environment, wait_for
-from tests.support.system import CELERY, System
+from tests.support.processes import wait_for
+from tests.support.system import System
 
 
 def entry(agent: ScriptedAgent, name: str, **parts: Any) -> dict[str, Any]:
@@ -33,15 +32,7 @@ def entry(agent: ScriptedAgent, name: str, **parts: Any) -> dict[str, Any]:
 
 
 def celery(system: System, *arguments: str) -> str:
-    ended = subprocess.run(
-        [*CELERY, *arguments],
-        env={**clean_environment(), **system.env},
-        cwd=system.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    ended = system.celery(*arguments)
     return ended.stdout + ended.stderr
 
 

@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]  # its stubs are a package of thei
 import pytest
 
 from orchestrator.devstack.process import ManagedProcess
-from tests.support.processes import clean_environment, wait_for
+from tests.support.processes import clean_environment, gone, wait_for
 from tests.support.system import System
 
 
@@ -23,10 +23,6 @@ def started(system: System) -> tuple[ManagedProcess, psutil.Process]:
         system.processes.wait_for_log(bridge, word)
     (publisher,) = psutil.Process(bridge.pid).children()
     return bridge, publisher
-
-
-def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_both_end_when_the_bridge_is_told_to_stop(system: System) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import psutil  # type: ignore[import-untyped]  # its stubs are a package of their own, for this one module
 import pytest
 
 from orchestrator.devstack.keeper import Keeper
@@ -44,6 +45,11 @@ def wait_for(
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout:g} s: {what} (last seen: {value!r})")
         time.sleep(every)
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether it has ended, also where its parent has not asked yet how."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def clean_environment() -> dict[str, str]:

@@ -11,6 +11,7 @@ Fixture: ``system``. It knows the sample agents; `use_agents` gives it others.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from orchestrator.settings import Settings, read_settings
 from orchestrator.store import PostgresStore, make_engine
 from tests.support.agents import SampleAgents
 from tests.support.command import Command
-from tests.support.processes import ROOT, Processes, wait_for
+from tests.support.processes import ROOT, Processes, clean_environment, wait_for
 from tests.support.stack import KafkaTopics
 
 CELERY = (sys.executable, "-m", "celery", "-A", "orchestrator")
@@ -79,6 +80,18 @@ class System:
         process = self.start_one("worker", "--hostname", f"{name}@%h", *arguments, as_name=name, **env)
         self.processes.wait_for_log(process, PROGRAMS["worker"][1])
         return process
+
+    def celery(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """One of Celery's own commands, to its end."""
+        return subprocess.run(
+            [*CELERY, *arguments],
+            env={**clean_environment(), **self.env},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
 
     # -- files
 
