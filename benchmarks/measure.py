@@ -88,7 +88,7 @@ def measured(groups: Mapping[str, list[int]], database: Database, watch_memory_o
     Args:
         groups: name → process ids whose CPU is told apart (a group's descendants count with it).
         database: whose counters are read before and after.
-        watch_memory_of: the group whose peak memory is watched, four times a second.
+        watch_memory_of: the group whose peak memory is watched, once a second: to look takes time.
     """
     usage = Usage()
     stop = threading.Event()
@@ -96,7 +96,7 @@ def measured(groups: Mapping[str, list[int]], database: Database, watch_memory_o
     def watch() -> None:
         while True:
             usage.peak_mib = max(usage.peak_mib, memory_mib(groups[watch_memory_of]))
-            if stop.wait(0.25):
+            if stop.wait(1.0):
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)

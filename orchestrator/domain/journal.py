@@ -30,6 +30,9 @@ class Lease:
     epoch: int
     owner: str
     index: int | None = None
+    left_by: str | None = field(default=None, compare=False)
+    """The transaction in which its holder left the task's row; None: not known. A commit that names it is not told what
+    nobody has changed since."""
 
 
 class StepState(JournalValue):
@@ -172,6 +175,8 @@ class NextStep:
     ahead: Ahead | None = None
     """That step's decision, to be recorded with its lease; without it where something came in that has to be looked at
     before."""
+    task: Task | None = None
+    """The task as it is then, calls made ahead apart, unless others change it meanwhile; None: that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +314,8 @@ class StepCommit:
     """Resources that run low, for the task's update."""
     progress: bool = False
     """Whether a field got its first value: the count of steps without one starts again."""
+    steps_decided: int | None = None
+    """The task's steps with a decision, this one among them; None: not known."""
     ending_event: tuple[int, int] | None = None
     """Inbox id of the event that ended a wait, and the step that decided on the wait: it ends no other."""
     questions: tuple[Question, ...] = ()
@@ -320,8 +327,8 @@ class Committed:
     """What the store says after a fenced commit."""
 
     state: TaskState
-    delegations: tuple[Delegation, ...]
-    """The step's delegations as they now are."""
+    delegations: tuple[Delegation, ...] | None
+    """The step's delegations as they now are; None: as whoever committed has them."""
     next_step: int
     cancel_requested: bool = False
     paused: bool = False
@@ -331,8 +338,8 @@ class Committed:
     """Delegations that the commit made due: ring for them."""
     claim: Claim | None = None
     """The next step's, where `NextStep` named an owner and nothing stood against it. Its history is not loaded."""
-    finished: Step | None = None
-    """The step that this commit finished, where ``claim`` is given."""
+    left_by: str | None = None
+    """The transaction in which the task's row was left, see `Lease`."""
 
     @property
     def refused_for_events(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from orchestrator.domain.budget import Spent
@@ -134,6 +135,26 @@ class Task:
     """Steps that a restart or rerun left behind; they do not count against the step limit."""
     doubted_at: datetime | None = None
     """When PostgreSQL was found to be older than it was: what the task did before may be forgotten."""
+
+    def after_step(self, spent: Spent, *, progress: bool) -> Task:
+        """As it is once its present step is finished and the next follows at once.
+
+        Args:
+            spent: in all, the finished step's calls included.
+            progress: whether a field got its first value.
+        """
+        return replace(
+            self,
+            state=TaskState.PROCESSING,
+            next_step=self.next_step + 1,
+            waits_for=None,
+            wait={},
+            reason_code=None,
+            reason=None,
+            lost_leases=0,
+            idle_steps=0 if progress else self.idle_steps + 1,
+            spent=replace(spent, reserved_tokens=0, reserved_money=Decimal(0)),
+        )
 
     @property
     def urgency(self) -> int:

@@ -189,6 +189,7 @@ class Turn:
             error_code=settlement.error_code,
             error=settlement.error,
             parked=settlement.parked,
+            finished_at=now() if settlement.state.is_settled else None,
         )
 
     def forward(self) -> Then:
@@ -217,6 +218,7 @@ class Turn:
             tried=tuple(self._tried),
             low=running_low(self.used(), self.limits.budget_warn),
             progress=self._has_new_field(),
+            steps_decided=self._steps_decided(commit),
             ending_event=None if self.ended_wait is None else (self.ended_wait[0].inbox_id, self.ended_wait[1]),
             questions=tuple(self._questions.values()),
         )
@@ -235,7 +237,9 @@ class Turn:
             self._questions, self.ended_wait = {}, None
             self._saved = self.context
             self._spent_saved = self.spent
-            self.delegations = {delegation.index: delegation for delegation in committed.delegations}
+            self.lease = replace(self.lease, left_by=committed.left_by)
+            if committed.delegations is not None:
+                self.delegations = {delegation.index: delegation for delegation in committed.delegations}
         return committed
 
     def hand_back(self) -> StepResult:
@@ -249,7 +253,7 @@ class Turn:
             self._changes, self._merged, self.context = [], [], self._saved
             reason = f"the context would have {size} bytes; ORCHESTRATOR_MAX_CONTEXT_BYTES allows fewer"
             commit = replace(commit, then=Fail("context_too_large", reason))
-        then, gate = self._straight_on(self._in_time(commit.then))
+        then, expected, gate = self._straight_on(self._in_time(commit.then))
         commit = replace(commit, then=then)
         with ExitStack() as unused:
             if gate is not None:
@@ -263,31 +267,31 @@ class Turn:
             result = result_of(self.task, commit.then, committed)
             if committed.claim is None:
                 return result
-            claim = replace(committed.claim, history=self._history_after(committed.finished, committed.delegations))
+            claim = replace(committed.claim, history=None if expected is None else expected.history)
             if not claim.begun:
                 return replace(result, claim=claim)
             unused.pop_all()
             return replace(result, claim=claim, gate=gate)
 
-    def _straight_on(self, then: Then) -> tuple[Then, Gate | None]:
+    def _straight_on(self, then: Then) -> tuple[Then, Claim | None, Gate | None]:
         """The next step claimed, and where it can be decided, in the same commit, where whoever runs this one goes on.
 
-        With the open gate of the call that it decided on.
+        With the claim as it is expected to be, and the open gate of the call that was decided on.
         """
         if not isinstance(then, NextStep) or self.stopping():
-            return then, None
+            return then, None, None
         following = Dispatch(self.task.task_id, self.lease.step + 1, self.task.urgency, self.task.lane)
         if not self._on.goes_on(following):
-            return then, None
-        ahead, gate = self._look_ahead() or (None, None)
-        return NextStep(self._on.owner, self.limits.lease_for, ahead), gate
+            return then, None, None
+        expected = self._next_claim()
+        if expected is None:
+            return NextStep(self._on.owner, self.limits.lease_for), None, None
+        ahead, gate = self._look_ahead(expected) or (None, None)
+        return NextStep(self._on.owner, self.limits.lease_for, ahead, expected.task), expected, gate
 
-    def _look_ahead(self) -> tuple[Ahead, Gate] | None:
-        claim = self._next_claim()
-        if claim is None:
-            return None
+    def _look_ahead(self, expected: Claim) -> tuple[Ahead, Gate] | None:
         try:
-            return self._on.look_ahead(claim)
+            return self._on.look_ahead(expected)
         except Exception:  # the next step meets it again, in its own name; the replies in hand must be written
             log.warning("step.not_decided_ahead", extra={"task_id": self.task.task_id}, exc_info=True)
             return None
@@ -308,27 +312,20 @@ class Turn:
             result_version=version,
             finished_at=now(),
         )
-        history = self._history_after(finished, tuple(self.delegations.values()))
+        history = self._history_after(finished)
         if history is None:
             return None
-        task = replace(
-            self.task,
-            next_step=self.lease.step + 1,
-            wait={},
-            idle_steps=0 if self._has_new_field() else self.task.idle_steps + 1,
-            spent=replace(self.spent, delegations=self.spent.delegations + self._calls_made),
-        )
+        calls = self.spent.delegations + self._calls_made
+        task = self.task.after_step(replace(self.spent, delegations=calls), progress=self._has_new_field())
         lease = replace(self.lease, step=self.lease.step + 1, epoch=self.lease.epoch + 1)
         return Claim(lease, task, self.context, None, history=history)
 
-    def _history_after(
-        self, finished: Step | None, delegations: tuple[Delegation, ...]
-    ) -> tuple[HistoryEntry, ...] | None:
+    def _history_after(self, finished: Step) -> tuple[HistoryEntry, ...] | None:
         """The history as the next step would load it; None: it has to, since people were asked something."""
-        if self._history is None or finished is None or self.questions:
+        if self._history is None or self.questions:
             return None
         before = [entry for entry in self._history if entry.step.number != self.lease.step]
-        return (*before, HistoryEntry(finished, delegations))
+        return (*before, HistoryEntry(finished, tuple(self.delegations.values())))
 
     def _in_time(self, then: Then) -> Then:
         """A wait that is over no later than the task's time, so that the task fails then and not when somebody asks."""
@@ -339,6 +336,13 @@ class Turn:
     def _has_new_field(self) -> bool:
         before, after = self._saved.known_data, self.context.known_data
         return any(has_value(value) and not has_value(before.get(name)) for name, value in after.items())
+
+    def _steps_decided(self, commit: StepCommit) -> int | None:
+        if self._history is None:
+            return None
+        others = [entry.step for entry in self._history if entry.step.number != self.lease.step]
+        ours = (self.decision or commit.decision) is not None
+        return sum(step.decision is not None for step in others) + ours
 
     def _context_bytes(self) -> int:
         if not self._changes:

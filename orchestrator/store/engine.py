@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import select
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -26,13 +26,15 @@ OTHER_SERVER = "OR001"
 """SQLSTATE of ``server_guard_1``: behind a pooler another server answers than the one that was looked at."""
 _AWAY_CLASSES = ("08", "53", "57", "58")
 """SQLSTATE classes: connection, insufficient resources, operator intervention (shutdown, time-out), system error."""
-_LOCK_TIMEOUT = "55P03"
+LOCK_TIMEOUT = "55P03"
 _OUT_OF_DATE = {"42P01", "42703", "42883"}
 """Undefined table, column or function: the migrations were not run here."""
 _USED_AT = "orchestrator_used_at"
 """Note on a pooled connection: when it was taken last."""
 _STILL_ALIVE = 1.0
 """Seconds after which a connection is looked at before it is used again."""
+_NEED_NOT_LAST = "SET LOCAL synchronous_commit = off; "
+_IMPATIENT = "SET LOCAL lock_timeout = 100; "
 _LOCAL = "orchestrator_local"
 """Execution option of our engines: the settings that each transaction begins with."""
 
@@ -103,7 +105,7 @@ def _named_errors() -> Iterator[None]:
 def _our_error(error: BaseException | None, *, gone: bool) -> StoreUnavailable | SchemaOutOfDate | None:
     """What an error of psycopg2 means for whoever asked; None: it is a defect."""
     code = getattr(error, "pgcode", None) or ""
-    if gone or code[:2] in _AWAY_CLASSES or code == _LOCK_TIMEOUT or _unreachable(error):
+    if gone or code[:2] in _AWAY_CLASSES or code == LOCK_TIMEOUT or _unreachable(error):
         return StoreUnavailable(f"PostgreSQL: {str(error).strip()}", hint=_HINT)
     if code in _OUT_OF_DATE:
         return SchemaOutOfDate(
@@ -165,25 +167,32 @@ class Transactions:
                 self._look_where_other(error.orig)
         raise AssertionError("unreachable")
 
-    def call(self, statement: str, parameters: Mapping[str, Any], *, durable: bool = True) -> dict[str, Any]:
-        """Run one statement (of psycopg2's form) as a transaction of its own, in one round trip; see `transact`.
+    def send(
+        self, render: Callable[[psycopg2.extensions.cursor], bytes], *, durable: bool = True, patient: bool = True
+    ) -> list[dict[str, Any]]:
+        """Run one statement as a transaction of its own, in one round trip; see `transact`.
+
+        Args:
+            render: the statement, whole.
+            durable: as for `transact`.
+            patient: False gives up after a tenth of a second where a row is locked by another.
 
         Returns:
-            Its first row, by column.
+            Its rows, by column.
 
         Raises:
             StoreUnavailable: as `transact`.
         """
         local = self.engine.get_execution_options()[_LOCAL]
         # Several statements in one message are one transaction.
-        rest = f"{'' if durable else 'SET LOCAL synchronous_commit = off; '}{statement}"
+        begin = f"{local}; {'' if durable else _NEED_NOT_LAST}{'' if patient else _IMPATIENT}"
         for attempt in range(1, DEADLOCK_TRIES + 1):
             try:
                 with _named_errors(), self._raw() as connection, connection.cursor() as cursor:
                     guard = self.watch.guard if self.watch is not None else None
-                    cursor.execute(f"{local}; {rest}" if guard is None else f"{local}; {guard}; {rest}", parameters)
+                    cursor.execute(f"{begin}{'' if guard is None else f'{guard}; '}".encode() + render(cursor))
                     columns = [column.name for column in cursor.description or ()]
-                    return dict(zip(columns, cursor.fetchone() or (), strict=True))
+                    return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
             except psycopg2.Error as error:
                 _may_be_tried_again(error, error, attempt)
                 self._look_where_other(error)

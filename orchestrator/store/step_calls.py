@@ -9,10 +9,12 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.domain.delegation import Delegation
+from orchestrator.domain.context import Change, Context
+from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import (
     Ahead,
     Claim,
@@ -21,23 +23,25 @@ from orchestrator.domain.journal import (
     GoOn,
     HistoryEntry,
     Lease,
+    NewDelegation,
     NextStep,
     PendingEvent,
+    Start,
+    Step,
     StepCommit,
+    StepState,
 )
 from orchestrator.domain.question import Question
 from orchestrator.domain.task import TaskState
-from orchestrator.store.engine import jsonb_kept
+from orchestrator.store.calling import Documents, Rows
 from orchestrator.store.published import update_body
 from orchestrator.store.questions import question_of
 from orchestrator.store.rows import (
     changes_to_json,
     context_of,
     decision_columns,
-    decision_to_row,
     delegation_columns,
     delegation_of,
-    new_delegations_to_json,
     origin_to_json,
     pending_event_of,
     settlement_to_json,
@@ -45,9 +49,13 @@ from orchestrator.store.rows import (
     task_of,
 )
 
-CLAIM = (
-    "SELECT * FROM claim_step_1(%(task_id)s, %(step)s, %(owner)s, %(lease_for)s, CAST(%(ageing)s AS double precision))"
+# A claim that a crash of PostgreSQL forgets has done nothing yet: it need not wait for the disk.
+CLAIMS = Rows(
+    "SELECT *, pg_current_xact_id()::text AS left_by "
+    "FROM claim_step_1(%(task_id)s, %(step)s, %(owner)s, %(lease_for)s, CAST(%(ageing)s AS double precision))",
+    durable=False,
 )
+COMMITS = Documents("commit_steps_1", durable=True)
 
 _claims = itertools.count(1)
 """Numbers this process's claims."""
@@ -55,45 +63,6 @@ _claims = itertools.count(1)
 _MOMENTS_OF_TASK = ("created_at", "updated_at", "deadline", "not_before", "ended_at", "doubted_at")
 _MOMENTS_OF_STEP = ("started_at", "decided_at", "finished_at")
 _MOMENTS_OF_DELEGATION = ("sent_at", "deadline_at", "finished_at", "due_at", "cleared_at")
-
-_NOTHING: dict[str, Any] = {
-    "decision": None,
-    "reason": None,
-    "model": None,
-    "prompt_version": None,
-    "tokens_in": None,
-    "tokens_out": None,
-    "cost": None,
-    "seconds": None,
-    "answers": None,
-    "asked": None,
-    "keep_prompt": False,
-    "delegations": None,
-    "settlements": None,
-    "spent_tokens": None,
-    "spent_money": None,
-    "context": None,
-    "origins": None,
-    "version": None,
-    "changes": None,
-    "state": None,
-    "next_step": None,
-    "end_reason": None,
-    "progress": False,
-    "stall": None,
-    "update": None,
-    "known": None,
-    "required": None,
-    "next_owner": None,
-    "lease_for": None,
-    "ahead": None,
-}
-
-_BY_NAME = ", ".join(f"p_{name} => %({name})s" for name in _NOTHING)
-COMMIT = (
-    f"SELECT * FROM commit_step_1(%(task_id)s, %(epoch)s, %(owner)s, %(step)s, "  # noqa: S608  # names of ours only
-    f"p_merged => CAST(%(merged)s AS bigint[]), {_BY_NAME})"
-)
 
 
 def claim_of(lease: Lease, answer: Mapping[str, Any]) -> Claim:
@@ -130,7 +99,7 @@ def _history_of(answer: Mapping[str, Any]) -> tuple[HistoryEntry, ...]:
 
 
 def usual_commit(lease: Lease, commit: StepCommit, stall: timedelta) -> dict[str, Any] | None:
-    """The parameters of ``commit_step_1``; None for a commit of another shape."""
+    """What ``commit_steps_1`` takes, for JSON; None for a commit of another shape."""
     then = commit.then
     new = {one.index for one in commit.delegations}
     if (
@@ -139,106 +108,112 @@ def usual_commit(lease: Lease, commit: StepCommit, stall: timedelta) -> dict[str
         or commit.questions
         or commit.ending_event is not None
         or (commit.asked is not None and commit.decision is None)
+        or len(commit.settlements) > 1
         or not {start.index for start in commit.starts} <= new
         or (isinstance(then, GoOn) and (commit.decision is None or commit.settlements))
     ):
         return None
-    parameters: dict[str, Any] = {
-        **_NOTHING,
+    written: dict[str, Any] = {
         "task_id": lease.task_id,
         "epoch": lease.epoch,
         "owner": lease.owner,
         "step": lease.step,
-        "merged": list(commit.merged_events),
     }
+    if commit.merged_events:
+        written["merged"] = commit.merged_events
     if commit.decision is not None:
-        version = commit.decision.usage.prompt_version
-        parameters |= decision_to_row(commit.decision)
-        parameters["asked"] = None if commit.asked is None else jsonb_kept(commit.asked.to_json())
-        parameters["keep_prompt"] = bool(version) and not version.startswith("rules")
+        written |= decision_columns(commit.decision)
+        written["decision"] = commit.decision.to_json()
+        written["asked"] = None if commit.asked is None else commit.asked.to_json()
+        written["keep_prompt"] = _keeps_prompt(commit)
     if commit.delegations:
         deadlines = {start.index: start.deadline_at for start in commit.starts}
-        parameters["delegations"] = new_delegations_to_json(commit.delegations, deadlines)
-    if commit.settlements:
-        parameters["settlements"] = jsonb_kept([settlement_to_json(one) for one in commit.settlements])
+        written["delegations"] = delegation_columns(commit.delegations, deadlines)
+    for settlement in commit.settlements:
+        columns = settlement_to_json(settlement)
+        written |= {"settled_index": columns.pop("index"), "settled_state": columns.pop("state"), **columns}
     if commit.spent is not None:
-        parameters |= {"spent_tokens": commit.spent.tokens, "spent_money": commit.spent.money}
+        written |= {"spent_tokens": commit.spent.tokens, "spent_money": str(commit.spent.money)}
     state = TaskState.COMPLETED if isinstance(then, Complete) else TaskState.PROCESSING
     if commit.context is not None:
-        parameters |= _context_columns(commit, state)
+        written |= _context_columns(commit.context, commit.changes, state)
     if not isinstance(then, GoOn):
-        end = _end(lease, commit, state, stall)
-        if end is None:
+        context = commit.context or commit.unchanged
+        if context is None:
             return None
-        parameters |= end
-    return parameters
+        written |= _end(lease, commit, context, state, stall)
+    return written
 
 
-def _context_columns(commit: StepCommit, state: TaskState) -> dict[str, Any]:
-    context = commit.context
-    if context is None:
-        return {}
-    document = {
-        "required_fields": list(context.required_fields),
-        "current_state": state.value,
-        "collected_data": dict(context.collected_data),
-    }
+def _keeps_prompt(commit: StepCommit) -> bool:
+    version = "" if commit.decision is None else commit.decision.usage.prompt_version
+    return bool(version) and not version.startswith("rules")
+
+
+def _context_columns(context: Context, changes: Iterable[Change], state: TaskState) -> dict[str, Any]:
     return {
-        "context": jsonb_kept(document),
-        "origins": jsonb_kept({name: origin_to_json(origin) for name, origin in context.origins.items()}),
+        "context": {
+            "required_fields": context.required_fields,
+            "current_state": state.value,
+            "collected_data": dict(context.collected_data),
+        },
+        "origins": {name: origin_to_json(origin) for name, origin in context.origins.items()},
         "version": context.version,
-        "changes": jsonb_kept(changes_to_json(commit.changes)),
+        "changes": changes_to_json(changes),
     }
 
 
-def _end(lease: Lease, commit: StepCommit, state: TaskState, stall: timedelta) -> dict[str, Any] | None:
-    context = commit.context or commit.unchanged
-    if context is None:
-        return None
+def _end(lease: Lease, commit: StepCommit, context: Context, state: TaskState, stall: timedelta) -> dict[str, Any]:
     then = commit.then
     next_step = lease.step if isinstance(then, Complete) else lease.step + 1
     reason = then.reason if isinstance(then, Complete) else None
-    body = update_body(
-        task_id=lease.task_id,
-        state=state.value,
-        step=next_step,
-        context=context,
-        waits_for=None,
-        reason_code=None,
-        reason=reason,
-        source=None,
-        low=[one.to_json() for one in commit.low],
-    )
     required = len(context.required_fields)
     end = {
         "state": state.value,
         "next_step": next_step,
         "end_reason": reason,
         "progress": commit.progress,
-        "stall": stall,
-        "update": jsonb_kept(body),
+        "stall": _interval(stall),
+        "body": update_body(
+            task_id=lease.task_id,
+            state=state.value,
+            step=next_step,
+            context=context,
+            waits_for=None,
+            reason_code=None,
+            reason=reason,
+            source=None,
+            low=[one.to_json() for one in commit.low],
+        ),
         "known": required - len(context.missing_fields),
         "required": required,
+        "steps_decided": commit.steps_decided,
     }
-    if isinstance(then, NextStep) and then.owner is not None:
-        end |= {"next_owner": claim_owner(then.owner), "lease_for": then.lease_for}
+    if isinstance(then, NextStep) and then.owner is not None and then.lease_for is not None:
+        end |= {"next_owner": claim_owner(then.owner), "lease_for": _interval(then.lease_for)}
         if then.ahead is not None:
-            end["ahead"] = _ahead(then.ahead, context.version)
+            end |= _ahead(then.ahead, context.version)
+        if then.task is not None and not _keeps_prompt(commit):
+            end["left_by"] = lease.left_by
     return end
 
 
-def _ahead(ahead: Ahead, version: int) -> str:
-    """A decision made ahead, as the columns of its step and of its delegations."""
+def _interval(length: timedelta) -> str:
+    return f"{length.total_seconds():f} seconds"
+
+
+def _ahead(ahead: Ahead, version: int) -> dict[str, Any]:
+    """A decision made ahead, as the columns of its step and of its delegation."""
     ends = {start.index: start.deadline_at for start in ahead.starts}
-    return jsonb_kept(
-        {
-            **decision_columns(ahead.decision),
-            "decision": ahead.decision.to_json(),
-            "asked": None if ahead.asked is None else ahead.asked.to_json(),
-            "base_version": version,
-            "delegations": delegation_columns(ahead.delegations, ends),
-        }
-    )
+    (delegation,) = delegation_columns(ahead.delegations, ends)
+    columns = {
+        **delegation,
+        **decision_columns(ahead.decision),
+        "decision": ahead.decision.to_json(),
+        "asked": None if ahead.asked is None else ahead.asked.to_json(),
+        "version": version,
+    }
+    return {f"ahead_{name}": value for name, value in columns.items() if name != "index"}
 
 
 def claim_owner(owner: str) -> str:
@@ -246,35 +221,76 @@ def claim_owner(owner: str) -> str:
     return f"{owner}:{next(_claims):x}"
 
 
-def committed_of(lease: Lease, commit: StepCommit, answer: Mapping[str, Any]) -> Committed:
-    """What ``commit_step_1`` has written."""
+def committed_of(lease: Lease, commit: StepCommit, written: Mapping[str, Any], answer: Mapping[str, Any]) -> Committed:
+    """What ``commit_steps_1`` has written, given what `usual_commit` made of it."""
     then = commit.then
-    claim = _next_claim(commit, answer)
     return Committed(
         state=TaskState.COMPLETED if isinstance(then, Complete) else TaskState.PROCESSING,
-        delegations=_delegations_of(answer["delegations"]),
+        delegations=_made(lease, commit.delegations, commit.starts) if commit.delegations else None,
         next_step=lease.step + 1 if isinstance(then, NextStep) else lease.step,
         cancel_requested=answer["cancel_requested"],
         paused=answer["paused"],
-        claim=claim,
-        finished=None if claim is None else step_of(_timed(answer["step"], _MOMENTS_OF_STEP)),
+        claim=_next_claim(lease, commit, written["next_owner"], answer) if answer["claimed"] else None,
+        left_by=answer["left_by"],
     )
 
 
-def _next_claim(commit: StepCommit, answer: Mapping[str, Any]) -> Claim | None:
-    context = commit.context or commit.unchanged
-    if answer["task"] is None or context is None:
+def _next_claim(lease: Lease, commit: StepCommit, owner: str, answer: Mapping[str, Any]) -> Claim | None:
+    then, context = commit.then, commit.context or commit.unchanged
+    if context is None or not isinstance(then, NextStep):
         return None
-    row, ahead = answer["task"], answer["ahead"]
+    ahead = then.ahead if answer["ahead"] else None
+    task = then.task if answer["task"] is None else task_of(_timed(answer["task"], _MOMENTS_OF_TASK))
+    if task is None:
+        raise AssertionError(f"task {lease.task_id!r} was not given back")
+    if answer["task"] is None and ahead is not None:
+        task = replace(task, spent=replace(task.spent, delegations=task.spent.delegations + len(ahead.delegations)))
+    following = Lease(lease.task_id, lease.step + 1, lease.epoch + 1, owner, left_by=answer["left_by"])
     return Claim(
-        lease=Lease(row["task_id"], row["next_step"], row["epoch"], row["lease_owner"]),
-        task=task_of(_timed(row, _MOMENTS_OF_TASK)),
+        lease=following,
+        task=task,
         context=context,
-        step=None if ahead is None else step_of(_timed(ahead, _MOMENTS_OF_STEP)),
-        delegations=_delegations_of(answer["ahead_delegations"]),
+        step=None if ahead is None else _open_step(following, ahead, context.version),
+        delegations=() if ahead is None else _made(following, ahead.delegations, ahead.starts),
         events=_events_of(answer["events"]),
         questions=tuple(question_of(one) for one in answer["questions"] or ()),
         begun=ahead is not None,
+    )
+
+
+def _open_step(lease: Lease, ahead: Ahead, version: int) -> Step:
+    """The row of a step that was decided ahead."""
+    return Step(
+        task_id=lease.task_id,
+        number=lease.step,
+        state=StepState.OPEN,
+        decision=ahead.decision,
+        attempts=0,
+        base_version=version,
+        asked=ahead.asked,
+    )
+
+
+def _made(lease: Lease, rows: Iterable[NewDelegation], starts: Iterable[Start]) -> tuple[Delegation, ...]:
+    """The rows of delegations that were just written, those with a start in flight; ``sent_at`` by our own clock."""
+    now = datetime.now(UTC)
+    ends = {start.index: start.deadline_at for start in starts}
+    return tuple(
+        Delegation(
+            task_id=lease.task_id,
+            step=lease.step,
+            index=one.index,
+            agent=one.agent,
+            arguments=one.arguments,
+            task=one.task,
+            key=one.key,
+            state=DelegationState.IN_FLIGHT if one.index in ends else DelegationState.PENDING,
+            attempts=1 if one.index in ends else 0,
+            sent_at=now if one.index in ends else None,
+            deadline_at=ends.get(one.index),
+            reply_token=one.reply_token,
+        )
+        for one in rows
     )
 
 

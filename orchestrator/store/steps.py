@@ -21,9 +21,11 @@ from orchestrator.domain.journal import (
     Settlement,
     StepCommit,
 )
+from orchestrator.domain.json_text import json_text
 from orchestrator.domain.tolerant import JournalValue
 from orchestrator.domain.turns import TurnRules
 from orchestrator.errors import NewerJournal, StoreUnavailable
+from orchestrator.store.calling import CallPart
 from orchestrator.store.delegations import DelegationPart
 from orchestrator.store.engine import jsonb, text
 from orchestrator.store.fenced_commit import FencedCommit, fence_of, lease_lost
@@ -31,7 +33,7 @@ from orchestrator.store.history import load_history
 from orchestrator.store.offers import keep_offer
 from orchestrator.store.rows import task_of
 from orchestrator.store.spending import write_reservation
-from orchestrator.store.step_calls import CLAIM, COMMIT, claim_of, claim_owner, committed_of, usual_commit
+from orchestrator.store.step_calls import CLAIMS, COMMITS, claim_of, claim_owner, committed_of, usual_commit
 
 _RELEASE = text("""
     UPDATE tasks SET lease_owner = NULL, lease_until = NULL, due_at = :retry_at, updated_at = now()
@@ -63,7 +65,7 @@ _WAKE_STEP = text("""
 """)
 
 
-class StepPart(DelegationPart):
+class StepPart(DelegationPart, CallPart):
     """Implements `orchestrator.flow.ports.StepStore`."""
 
     stall: timedelta
@@ -81,11 +83,10 @@ class StepPart(DelegationPart):
             "lease_for": lease_for,
             "ageing": self.turns.ageing.total_seconds(),
         }
-        # A claim that a crash of PostgreSQL forgets has done nothing yet: it need not wait for the disk.
-        answer = self.call(CLAIM, parameters, durable=False)
+        answer = self.call(CLAIMS, parameters)
         if answer["refused"] is not None:
             return NotClaimed(answer["refused"])
-        lease = Lease(task_id, step, answer["task"]["epoch"], owner)
+        lease = Lease(task_id, step, answer["task"]["epoch"], owner, left_by=answer["left_by"])
         try:
             claim = claim_of(lease, answer)
             _refuse_what_is_newer(claim)
@@ -102,11 +103,11 @@ class StepPart(DelegationPart):
         kept = self.kept_offers  # another one as soon as the server may be older
         offer = commit.offer if commit.offer is not None and commit.offer.digest not in kept else None
         commit = self._without_news(commit)
-        parameters = usual_commit(lease, commit, self.stall) if offer is None else None
-        if parameters is not None:
-            answer = self.call(COMMIT, parameters)
+        written = usual_commit(lease, commit, self.stall) if offer is None else None
+        if written is not None:
+            answer = self.call(COMMITS, json_text(written))
             if answer["outcome"] == "written":
-                return committed_of(lease, commit, answer)
+                return committed_of(lease, commit, written, answer)
 
         def work(connection: Connection) -> Committed:
             if offer is not None:

@@ -65,6 +65,7 @@ class PostgresStore(
         super().__init__(engine, replicas_complete=replicas_complete)
         self.stall = stall
         self.kept_offers = set()
+        self.kinds = {}
         self.turns = turns or TurnRules()
 
     def forget_rows(self) -> None:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _BEFORE_ALL = -1
 
-LOOK_EVERY = 0.1
+LOOK_EVERY = 0.25
 """Seconds for which it is known what waits in the broker."""
 
 

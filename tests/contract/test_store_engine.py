@@ -41,7 +41,7 @@ def test_a_call_finds_out_that_its_connection_died_while_idle_or_says_so_once(
     transactions = Transactions(make_engine(empty_database_url, pool_size=2, application=unique_name))
 
     def one() -> int:
-        return int(transactions.call("SELECT %(n)s::int AS one", {"n": 1})["one"])
+        return int(transactions.send(lambda cursor: cursor.mogrify("SELECT %s AS one", (1,)))[0]["one"])
 
     assert one() == 1
     monkeypatch.setattr("orchestrator.store.engine._STILL_ALIVE", 0.0)
@@ -55,7 +55,7 @@ def test_a_call_finds_out_that_its_connection_died_while_idle_or_says_so_once(
         one()
     assert one() == 1
     with pytest.raises(psycopg2.errors.DivisionByZero):
-        transactions.call("SELECT 1 / 0", {})
+        transactions.send(lambda _: b"SELECT 1 / 0")
     assert one() == 1, "the connection goes on"
     transactions.engine.dispose()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -128,8 +129,10 @@ def test_a_commit_whose_answer_was_lost_may_be_repeated(store_world: StoreWorld)
     claim = store_world.claim()
     first = store_world.decide(claim)
     again = store_world.decide(claim)
-    assert again.delegations == first.delegations
-    assert again.delegations[0].attempts == 1
+    assert [replace(one, sent_at=None) for one in again.delegations or ()] == [
+        replace(one, sent_at=None) for one in first.delegations or ()
+    ]
+    assert [one.attempts for one in again.delegations or ()] == [1]
     store_world.end(claim, NextStep(), b=1)
     with pytest.raises(LeaseLost):
         store_world.end(claim, NextStep(), b=1)

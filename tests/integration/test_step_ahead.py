@@ -111,6 +111,66 @@ def test_what_is_kept_and_told_is_the_same_as_by_messages(chain: World) -> None:
     assert other.state is TaskState.COMPLETED
 
 
+def test_what_a_worker_knows_of_the_task_without_being_told_is_what_is_on_record(chain: World) -> None:
+    submit(chain)
+    straight_on(chain)  # a commit that has an offer to keep is told everything
+    submit(chain, "t-2")
+    runner = chain.runner()
+    result, seen = runner.run("t-2", 1, always), 0
+    while result.claim is not None:
+        seen += 1
+        claim, task = result.claim, chain.store.task("t-2")
+        assert replace(claim.task, updated_at=task.updated_at) == task
+        assert claim.context == chain.store.context("t-2")
+        with chain.store.engine.connect() as connection:
+            row = connection.execute(text("SELECT epoch, lease_owner, as_left FROM tasks WHERE task_id = 't-2'")).one()
+        # Nobody else has changed it: nothing was told.
+        assert tuple(row) == (claim.lease.epoch, claim.lease.owner, True)
+        step = chain.store.history("t-2")[-1]
+        assert claim.step == replace(step.step, started_at=None, decided_at=None)
+        assert [replace(one, sent_at=None) for one in claim.delegations] == [
+            replace(one, sent_at=None) for one in step.delegations
+        ]
+        result = runner.go_on(result, always)
+    assert (seen, result.outcome) == (2, "completed")
+
+
+def test_what_others_change_meanwhile_is_told(chain: World) -> None:
+    submit(chain)
+    straight_on(chain)
+    submit(chain, "t-2")
+
+    def meanwhile(_: Dispatch) -> bool:
+        chain.sql("UPDATE tasks SET priority = 9, budget_raised = CAST('{\"steps\": 7}' AS jsonb)")
+        return True
+
+    first = chain.runner().run("t-2", 1, meanwhile)
+    assert first.claim is not None and first.claim.begun
+    assert (first.claim.task.priority, first.claim.task.raised) == (9, {"steps": 7})
+    task = chain.store.task("t-2")
+    assert replace(first.claim.task, updated_at=task.updated_at) == task
+    second = chain.runner().go_on(first, always)
+    assert second.claim is not None
+    assert second.claim.task.priority == 9
+
+
+def test_a_lease_that_was_renewed_meanwhile_goes_on(chain: World) -> None:
+    submit(chain)
+    straight_on(chain)
+    submit(chain, "t-2")
+    runner = chain.runner()
+
+    def meanwhile(_: Dispatch) -> bool:
+        chain.sql("UPDATE tasks SET lease_until = lease_until + interval '1 second'")
+        return True
+
+    first = runner.run("t-2", 1, meanwhile)
+    assert first.claim is not None
+    task = chain.store.task("t-2")
+    assert replace(first.claim.task, updated_at=task.updated_at) == task
+    assert runner.go_on(first, always).outcome == "next"
+
+
 def test_the_decision_and_its_call_are_on_record_before_the_request_leaves(chain: World) -> None:
     submit(chain)
     first = chain.runner().run("t-1", 1, always)

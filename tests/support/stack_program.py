@@ -23,6 +23,8 @@ FAMILY = "sleep 1001 & setsid sleep 1002 & exec sleep 1003"
 
 def main() -> int:
     """Run until a signal comes."""
+    # A shell that ran the tests in the background has had them, and us, ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser()
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--no-namespaces", action="store_true")

@@ -1,4 +1,4 @@
-"""Functions that claim a step and write its usual commits in one round trip each, and room for what they change."""
+"""A function that claims a step in one round trip, and room for what steps change."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create them; workers of the version before do not call them."""
-    for name in ("claim_step_1", "commit_step_1"):
-        op.execute(source_of(name))
+    """Create what 0140 does not create anew; workers of the version before do not call it."""
+    op.execute(source_of("claim_step_1"))
     # Rows that change with each step find room beside themselves: no index has to be told where they went.
     op.execute("ALTER TABLE tasks SET (fillfactor = 70)")
     op.execute("ALTER TABLE task_contexts SET (fillfactor = 70)")
@@ -23,6 +22,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove them."""
-    op.execute("DROP FUNCTION claim_step_1, commit_step_1")
+    op.execute("DROP FUNCTION claim_step_1")
     op.execute("ALTER TABLE tasks RESET (fillfactor)")
     op.execute("ALTER TABLE task_contexts RESET (fillfactor)")
