@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 DEEPEST = 100
@@ -29,6 +30,31 @@ def unkeepable(value: Any, deepest: int = DEEPEST) -> str | None:
                 if flaw := unkeepable(item, deepest - 1):
                     return flaw
     return None
+
+
+def kept(value: Any) -> Any:
+    """A value of JSON as it comes back out of ``jsonb``, which keeps numbers by value and sorts the keys of objects.
+
+    What is read from the journal later, by another worker or for an explanation, is then the same to the letter.
+    """
+    match value:
+        case float() if value.is_integer() and (value == 0 or abs(value) >= _WHOLE):
+            # By its shortest digits, as it is written.
+            return 0.0 if value == 0 else int(Decimal(repr(value)))
+        case dict():
+            return {name: kept(value[name]) for name in sorted(value, key=_place_of_key)}
+        case list() | tuple():
+            return [kept(item) for item in value]
+    return value
+
+
+_WHOLE = 1e16
+"""From here on a float is written with an exponent, which PostgreSQL writes out as an integer."""
+
+
+def _place_of_key(name: str) -> tuple[int, bytes]:
+    encoded = name.encode("utf-8", "surrogatepass")
+    return len(encoded), encoded
 
 
 def keepable_text(text: str) -> str:

@@ -31,6 +31,7 @@ from orchestrator.domain.delegation import (
 )
 from orchestrator.domain.ids import idempotency_key
 from orchestrator.domain.journal import Fail, NewDelegation, Settlement, Start, Wait
+from orchestrator.domain.keepable import kept
 from orchestrator.domain.pointer import PointerError, resolve
 from orchestrator.domain.restore import RESTORED
 from orchestrator.domain.task import Task, WaitsFor
@@ -221,7 +222,7 @@ def new_delegations(task: Task, step: int, decision: Decision, agents: Agents) -
         NewDelegation(
             index=index,
             agent=call.agent,
-            arguments=call.arguments,
+            arguments=kept(dict(call.arguments)),
             task=call.task or task.description,
             key=idempotency_key(task.task_id, step, index, call.agent, call.arguments),
             side_effects=_side_effects(agents.get(call.agent)),

@@ -38,6 +38,7 @@ from orchestrator.domain.journal import (
     Tried,
     Wait,
 )
+from orchestrator.domain.keepable import kept
 from orchestrator.domain.question import Question
 from orchestrator.errors import LeaseLost, StoreUnavailable
 from orchestrator.flow.execution import NOT_ON, StepLimits, StepResult, StraightOn, result_of
@@ -180,6 +181,7 @@ class Turn:
 
     def keep(self, settlement: Settlement) -> None:
         """Note what became of a delegation; written with the next commit."""
+        settlement = replace(settlement, reply=kept(settlement.reply))
         self._settlements.append(settlement)
         settled = self.delegations[settlement.index]
         self.delegations[settlement.index] = replace(
@@ -301,15 +303,15 @@ class Turn:
         if self.decision is None or self.decision.kind is not DecisionKind.CALL:
             return None
         before = self.step
-        version = self.context.version
+        base_version = self._began_with if before is None else before.base_version
         finished = Step(
             self.task.task_id,
             self.lease.step,
             StepState.FINISHED,
             self.decision,
             attempts=1 if before is None else before.attempts + 1,
-            base_version=self._began_with if before is None else before.base_version,
-            result_version=version,
+            base_version=base_version,
+            result_version=self.context.version if self._changes else base_version,
             finished_at=now(),
         )
         history = self._history_after(finished)

@@ -1,7 +1,8 @@
 """Calls of functions in PostgreSQL that share transactions, where several threads make them at the same moment.
 
 Each call is about one task. One that finds things otherwise than its caller thought says so in its answer and raises
-nothing, so it undoes no other's. One that has to wait for a lock, or fails, is run again alone and holds nobody up.
+nothing, so it undoes no other's. One that waits for a lock for longer than a tenth of a second, or that PostgreSQL
+refuses, is run again alone, and so are those that shared its transaction. What is large goes alone at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg2
+import psycopg2.extensions
 
 from orchestrator.errors import StoreUnavailable
 from orchestrator.store.engine import LOCK_TIMEOUT, Transactions
@@ -50,6 +51,9 @@ class Documents:
 
 Kind = Rows | Documents
 
+LARGE = 65_536
+"""Bytes of a document that would hold up others."""
+
 
 class CallPart(Transactions):
     """Base of the parts of the store that call such functions."""
@@ -64,23 +68,28 @@ class CallPart(Transactions):
 
         Raises:
             StoreUnavailable: PostgreSQL cannot be reached or refuses for now; whether it committed is not known.
+            psycopg2.Error: PostgreSQL refuses this very call.
         """
+        if isinstance(asked, bytes) and len(asked) > LARGE:
+            return self._send(kind, [asked], patient=True)[0]
         if (known := self.kinds.get(kind)) is None:
             known = self.kinds.setdefault(kind, self._calls_of(kind))
         return known.call(asked)
 
     def _calls_of(self, kind: Kind) -> Together[Any, dict[str, Any]]:
-        def send(calls: Sequence[Any], *, patient: bool) -> Sequence[dict[str, Any]]:
-            rows = self.send(lambda cursor: kind.together(cursor, calls), durable=kind.durable, patient=patient)
-            return sorted(rows, key=lambda row: int(row["of_call"]))
-
         def together(calls: Sequence[Any]) -> Sequence[dict[str, Any]]:
             try:
-                return send(calls, patient=False)
-            except (StoreUnavailable, psycopg2.Error) as error:
-                cause = error if isinstance(error, psycopg2.Error) else error.__cause__
-                if len(calls) > 1 or getattr(cause, "pgcode", None) == LOCK_TIMEOUT:
+                return self._send(kind, calls, patient=False)
+            except StoreUnavailable as error:
+                if getattr(error.__cause__, "pgcode", None) == LOCK_TIMEOUT:
                     raise Apart from error
                 raise
 
-        return Together(together, lambda one: send([one], patient=True)[0], at_once=AT_ONCE, most=MOST)
+        return Together(together, lambda one: self._send(kind, [one], patient=True)[0], at_once=AT_ONCE, most=MOST)
+
+    def _send(self, kind: Kind, calls: Sequence[Any], *, patient: bool) -> Sequence[dict[str, Any]]:
+        rows = self.send(lambda cursor: kind.together(cursor, calls), durable=kind.durable, patient=patient)
+        rows.sort(key=lambda row: int(row["of_call"]))
+        if [row["of_call"] for row in rows] != list(range(len(calls))):
+            raise AssertionError(f"{len(calls)} calls were answered by {[row['of_call'] for row in rows]}")
+        return rows

@@ -231,7 +231,8 @@ def committed_of(lease: Lease, commit: StepCommit, written: Mapping[str, Any], a
         cancel_requested=answer["cancel_requested"],
         paused=answer["paused"],
         claim=_next_claim(lease, commit, written["next_owner"], answer) if answer["claimed"] else None,
-        left_by=answer["left_by"],
+        # With the version of its prompt the row has become another than the worker knows.
+        left_by=None if _keeps_prompt(commit) else answer["left_by"],
     )
 
 

@@ -58,7 +58,11 @@ class Together(Generic[Asked, Answer]):
         """
         mine = _Call[Asked, Answer](asked)
         if not self._leads(mine):
-            mine.turn.acquire()
+            try:
+                mine.turn.wait()
+            except BaseException:
+                self._leave(mine)
+                raise
         if not mine.ended:
             self._lead(mine)
         return mine.answers[0] if mine.answers else self._alone(asked)
@@ -77,17 +81,33 @@ class Together(Generic[Asked, Answer]):
         with self._lock:
             while self._waiting and len(batch) < self._most:
                 batch.append(self._waiting.popleft())
+                batch[-1].taken = True
         try:
             answers = self._run([one.asked for one in batch])
+            if len(answers) != len(batch):
+                raise AssertionError(f"{len(answers)} answers to {len(batch)} calls")
             for one, answer in zip(batch, answers, strict=True):
                 one.answers.append(answer)
         except Apart:
-            pass  # none has an answer: each runs alone, and learns in its own name what is wrong
+            pass  # none has an answer: each runs alone
+        except Exception:
+            if len(batch) == 1:
+                raise
+            # Each runs alone, and learns in its own name what is wrong, if it is anything of its own.
         finally:
             self._let_next_lead()
             for one in batch[1:]:
                 one.ended = True
-                one.turn.release()
+                one.turn.come()
+
+    def _leave(self, mine: _Call[Asked, Answer]) -> None:
+        """Wait no longer; whoever was just told to lead hands that on."""
+        with self._lock:
+            waits = mine in self._waiting
+            if waits:
+                self._waiting.remove(mine)
+        if not waits and not mine.taken:
+            self._let_next_lead()
 
     def _let_next_lead(self) -> None:
         with self._lock:
@@ -95,19 +115,38 @@ class Together(Generic[Asked, Answer]):
                 self._under_way -= 1
                 return
             following = self._waiting.popleft()
-        following.turn.release()
+        following.turn.come()
 
 
 class _Call(Generic[Asked, Answer]):
     """One call, and what became of it."""
 
-    __slots__ = ("answers", "asked", "ended", "turn")
+    __slots__ = ("answers", "asked", "ended", "taken", "turn")
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self.answers: list[Answer] = []
         """Its answer; none where what it was run with failed."""
+        self.taken = False
+        """Whether another one that leads has taken it along."""
         self.ended = False
         """Whether another one led and is through with it."""
-        self.turn = threading.Lock()
-        self.turn.acquire()
+        self.turn = Turn()
+
+
+class Turn:
+    """What a call waits for: to be answered, or to lead."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self) -> None:
+        """Until it has come."""
+        self._lock.acquire()
+
+    def come(self) -> None:
+        """Once."""
+        self._lock.release()

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg2
 import pytest
@@ -15,9 +15,12 @@ from sqlalchemy import text
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.journal import Claim, Committed, NextStep, NotClaimed, Settlement, StepCommit
 from orchestrator.errors import LeaseLost
-from orchestrator.store.step_calls import COMMITS
+from orchestrator.store.calling import LARGE, Kind
+from orchestrator.store.step_calls import CLAIMS, COMMITS
 from tests.support.processes import wait_for
 from tests.support.store_world import LEASE, StoreWorld
+
+Result = TypeVar("Result")
 
 SOON = 30.0
 """Seconds after which a test gives up."""
@@ -47,9 +50,13 @@ def finish(world: StoreWorld, claim: Claim, reply: Any = "fine") -> Committed:
 
 
 def together(
-    world: StoreWorld, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, *commits: Callable[[], Committed]
-) -> list[Future[Committed]]:
-    """Commits that all wait while the first one is under way; that one runs alone, the others in one transaction."""
+    world: StoreWorld,
+    pool: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    *calls: Callable[[], Result],
+    kind: Kind = COMMITS,
+) -> list[Future[Result]]:
+    """Calls that all wait while the first one is under way; that one runs alone, the others in one transaction."""
     send, first, go = world.store.send, threading.Event(), threading.Event()
 
     def held_up(*args: Any, **kwargs: Any) -> list[dict[str, Any]]:
@@ -59,10 +66,15 @@ def together(
         return send(*args, **kwargs)
 
     monkeypatch.setattr(world.store, "send", held_up)
-    made = [pool.submit(commits[0])]
+    made = [pool.submit(calls[0])]
     assert first.wait(SOON)
-    made += [pool.submit(commit) for commit in commits[1:]]
-    wait_for(lambda: world.store.kinds[COMMITS].waiting == len(commits) - 1, SOON, "all others wait")
+
+    def all_wait() -> bool:
+        return world.store.kinds[kind].waiting == len(made) - 1
+
+    for call in calls[1:]:
+        made.append(pool.submit(call))
+        wait_for(all_wait, SOON, "it waits")
     go.set()
     return made
 
@@ -109,15 +121,45 @@ def test_one_that_postgresql_refuses_undoes_no_other(
     assert [store_world.store.task(task_id).next_step for task_id in ("t-1", "t-2")] == [1, 2]
 
 
-def test_one_that_waits_for_a_lock_holds_up_no_other(store_world: StoreWorld, pool: ThreadPoolExecutor) -> None:
-    locked, free = decided(store_world, "t-1", "t-2")
+def test_one_that_waits_for_a_lock_holds_up_none_that_shares_its_transaction(
+    store_world: StoreWorld, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = decided(store_world, "t-0", "t-1", "t-2")
     with store_world.store.engine.connect() as other:
         other.execute(text("SELECT FROM tasks WHERE task_id = 't-1' FOR UPDATE"))
-        waiting = pool.submit(finish, store_world, locked)
-        assert pool.submit(finish, store_world, free).result(SOON).next_step == 2
+        commits = [partial(finish, store_world, claim) for claim in claims]
+        _, waiting, free = together(store_world, pool, monkeypatch, *commits)
+        assert free.result(SOON).next_step == 2
         assert not waiting.done()
         other.rollback()
     assert waiting.result(SOON).next_step == 2
+
+
+def test_one_that_is_large_goes_alone(
+    store_world: StoreWorld, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims = decided(store_world, "t-0", "t-1")
+    large = pool.submit(finish, store_world, claims[1], "x" * LARGE)
+    (first,) = together(store_world, pool, monkeypatch, partial(finish, store_world, claims[0]))
+    assert (first.result(SOON).next_step, large.result(SOON).next_step) == (2, 2)
+    assert store_world.store.history("t-1")[0].delegations[0].reply == "x" * LARGE
+
+
+def test_of_claims_made_together_each_gets_its_own_answer(
+    store_world: StoreWorld, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for task_id in ("t-0", "t-1", "t-2"):
+        store_world.task(task_id)
+    store_world.claim(task_id="t-1")
+    names = ("t-0", "t-1", "nobody", "t-2")
+    claims = [partial(store_world.store.claim, name, 1, "w2", LEASE) for name in names]
+    found = [one.result(SOON) for one in together(store_world, pool, monkeypatch, *claims, kind=CLAIMS)]
+    assert [one if isinstance(one, NotClaimed) else one.task.task_id for one in found] == [
+        "t-0",
+        NotClaimed.HELD,
+        NotClaimed.NO_TASK,
+        "t-2",
+    ]
 
 
 def test_many_that_claim_and_commit_at_once_all_get_their_own(store_world: StoreWorld) -> None:

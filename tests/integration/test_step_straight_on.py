@@ -73,6 +73,20 @@ def test_each_step_is_journaled_as_if_it_had_come_by_message(three: World) -> No
         assert [shown(one) for one in request.history] == [shown(one) for one in before]
 
 
+def test_a_step_that_merged_an_event_and_brought_nothing_is_known_as_it_is_on_record(three: World) -> None:
+    three.add_agent("a", reply({"other": 1e22, "one": -0.0}))
+    three.submit(*FIELDS, x=1)
+    three.take(EventMessage("t-1", {"z": 1}, None))
+    claim = claimed(three.runner().run("t-1", 1, always))
+    history = three.store.history("t-1")
+    assert [(entry.step.base_version, entry.step.result_version) for entry in history] == [(1, 1)]
+    assert claim.context.version == 2
+    assert claim.history is not None
+    assert [shown(entry) for entry in claim.history] == [shown(entry) for entry in history]
+    (known,), (kept,) = claim.history[0].delegations, history[0].delegations
+    assert json.dumps(known.reply) == json.dumps(kept.reply), "to the letter"
+
+
 def test_a_pause_a_cancel_or_a_stop_ends_it_at_the_boundary(three: World) -> None:
     three.submit(*FIELDS)
     runner = three.runner()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 from orchestrator.store.together import Apart, Together
+from tests.support.processes import wait_for
 
 SOON = 30.0
 """Seconds after which a test gives up."""
@@ -50,12 +52,15 @@ def together(server: Server, *, at_once: int = 1, most: int = 10) -> Together[in
 
 def came(calls: Together[int, int], pool: ThreadPoolExecutor, asked: Sequence[int]) -> list[Future[int]]:
     """Calls in this order, all of them waiting when this returns."""
-    futures = []
+    futures: list[Future[int]] = []
+
+    def all_wait() -> bool:
+        return calls.waiting == before + len(futures)
+
+    before = calls.waiting
     for one in asked:
-        before = calls.waiting
         futures.append(pool.submit(calls.call, one))
-        while calls.waiting == before:
-            pass
+        wait_for(all_wait, SOON, "it waits")
     return futures
 
 
@@ -119,21 +124,70 @@ def run_alone(one: int) -> int:
     raise AssertionError(f"{one} was not to run alone")
 
 
+@pytest.mark.parametrize("answers", [[1], [1, 2, 3, 4]])
+def test_an_answer_too_few_or_too_many_is_nobodys(server: Server, answers: list[int]) -> None:
+    def run(asked: Sequence[int]) -> Sequence[int]:
+        doubled = server.run(asked)
+        return doubled if len(asked) == 1 else answers
+
+    calls = Together(run, server.alone, at_once=1, most=10)
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(calls.call, 1)
+        assert server.began.acquire(timeout=SOON)
+        others = came(calls, pool, [2, 3, 4])
+        server.go.release(2)
+        assert [first.result(SOON), *(one.result(SOON) for one in others)] == [2, 4, 6, 8]
+
+
+def test_whoever_stops_waiting_leaves_its_place_to_the_others(server: Server) -> None:
+    calls = together(server)
+
+    class Interrupted(threading.Thread):
+        def run(self) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("orchestrator.store.together.Turn", _Raising)
+                with pytest.raises(KeyboardInterrupt):
+                    calls.call(2)
+
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(calls.call, 1)
+        assert server.began.acquire(timeout=SOON)
+        interrupted = Interrupted()
+        interrupted.start()
+        interrupted.join(SOON)
+        assert calls.waiting == 0
+        (other,) = came(calls, pool, [3])
+        server.go.release(2)
+        assert [first.result(SOON), other.result(SOON)] == [2, 6]
+    assert server.batches == [[1], [3]]
+
+
+class _Raising:
+    """A turn that is interrupted while it is waited for."""
+
+    def wait(self) -> None:
+        raise KeyboardInterrupt
+
+    def come(self) -> None:
+        """Nobody waits."""
+
+
 def test_many_threads_get_their_own_answers_and_no_more_than_allowed_are_under_way() -> None:
-    busy, most_busy, lock = 0, 0, threading.Lock()
+    busy, most_busy, largest, lock = 0, 0, 0, threading.Lock()
 
     def run(asked: Sequence[int]) -> Sequence[int]:
-        nonlocal busy, most_busy
+        nonlocal busy, most_busy, largest
         with lock:
             busy += 1
-            most_busy = max(most_busy, busy)
-        answers = [2 * one for one in asked]
+            most_busy, largest = max(most_busy, busy), max(largest, len(asked))
+        time.sleep(0.001)
         with lock:
             busy -= 1
-        return answers
+        return [2 * one for one in asked]
 
     calls = Together(run, run_alone, at_once=2, most=5)
     with ThreadPoolExecutor(32) as pool:
-        assert list(pool.map(calls.call, range(5000))) == [2 * one for one in range(5000)]
-    assert most_busy <= 2
+        assert list(pool.map(calls.call, range(2000))) == [2 * one for one in range(2000)]
+    assert most_busy == 2
+    assert 1 < largest <= 5
     assert calls.waiting == 0

@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create what 0140 does not create anew; workers of the version before do not call it."""
+    """Create it; workers of the version before do not call it."""
     op.execute(source_of("claim_step_1"))
     # Rows that change with each step find room beside themselves: no index has to be told where they went.
     op.execute("ALTER TABLE tasks SET (fillfactor = 70)")

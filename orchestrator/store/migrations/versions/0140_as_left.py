@@ -20,6 +20,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them."""
+    """Remove them; 0130 has no function that commits any more."""
     op.execute("DROP FUNCTION commit_steps_1")
     op.execute("ALTER TABLE tasks DROP COLUMN as_left")

@@ -1,4 +1,8 @@
-"""Rules of single columns as domains: a table's own are read anew, from their text, by each statement that writes."""
+"""Rules of single columns as domains: a table's own are read anew, from their text, by each statement that writes.
+
+The tables are written anew, and locked for as long as that takes. psycopg2 knows no arrays of domains: an ``array_agg``
+of such a column has to cast it.
+"""
 
 from __future__ import annotations
 
