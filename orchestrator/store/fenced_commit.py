@@ -37,12 +37,11 @@ from orchestrator.store.offers import keep_asked
 from orchestrator.store.published import update_body
 from orchestrator.store.questions import answer_came, questions_told, withdraw_questions, write_waiting
 from orchestrator.store.rows import (
-    changes_to_json,
+    context_columns,
     context_of,
     decision_to_row,
     delegation_of,
     new_delegations_to_json,
-    origin_to_json,
     pending_event_of,
     settlement_to_json,
 )
@@ -317,20 +316,10 @@ class FencedCommit:
     def _write_context(self, state: TaskState) -> Context:
         context = self.commit.context
         if context is not None:
-            document = {
-                "required_fields": list(context.required_fields),
-                "current_state": state.value,
-                "collected_data": dict(context.collected_data),
-            }
+            columns = context_columns(context, self.commit.changes, state)
             self.connection.execute(
                 _WRITE_CONTEXT,
-                self.keys
-                | {
-                    "version": context.version,
-                    "changes": jsonb(changes_to_json(self.commit.changes)),
-                    "context": jsonb(document),
-                    "origins": jsonb({name: origin_to_json(o) for name, o in context.origins.items()}),
-                },
+                self.keys | {"version": context.version} | {name: jsonb(value) for name, value in columns.items()},
             )
             return context
         row = self.connection.execute(WRITE_STATE, self.keys | {"state": state.value}).mappings().one()

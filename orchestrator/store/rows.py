@@ -105,6 +105,19 @@ def changes_of(data: Iterable[Mapping[str, Any]]) -> tuple[Change, ...]:
     )
 
 
+def context_columns(context: Context, changes: Iterable[Change], state: TaskState) -> dict[str, Any]:
+    """What is kept as JSON of a new version of a context, by column."""
+    return {
+        "context": {
+            "required_fields": context.required_fields,
+            "current_state": state.value,
+            "collected_data": dict(context.collected_data),
+        },
+        "origins": {name: origin_to_json(origin) for name, origin in context.origins.items()},
+        "changes": changes_to_json(changes),
+    }
+
+
 def context_of(row: Row) -> Context:
     """A row of ``task_contexts``."""
     return Context(
@@ -218,15 +231,13 @@ def compensation_of(row: Row) -> Delegation:
     )
 
 
-def new_delegations_to_json(
-    delegations: Iterable[NewDelegation], deadlines: Mapping[int, datetime] | None = None
-) -> str:
-    """As the statement that inserts them takes them, all in one parameter; ``deadlines`` of those sent at once."""
-    return jsonb_kept(delegation_columns(delegations, deadlines or {}))
+def new_delegations_to_json(delegations: Iterable[NewDelegation]) -> str:
+    """As the statement that inserts them takes them, all in one parameter."""
+    return jsonb_kept(delegation_columns(delegations, {}))
 
 
 def delegation_columns(delegations: Iterable[NewDelegation], deadlines: Mapping[int, datetime]) -> list[dict[str, Any]]:
-    """Those of each, ready for JSON."""
+    """Those of each, ready for JSON; ``deadlines`` of those sent at once."""
     return [
         {
             "index": one.index,

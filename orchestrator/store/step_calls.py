@@ -13,7 +13,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from orchestrator.domain.context import Change, Context
+from orchestrator.domain.asked import Asked
+from orchestrator.domain.context import Context
+from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import (
     Ahead,
@@ -37,12 +39,11 @@ from orchestrator.store.calling import Documents, Rows
 from orchestrator.store.published import update_body
 from orchestrator.store.questions import question_of
 from orchestrator.store.rows import (
-    changes_to_json,
+    context_columns,
     context_of,
     decision_columns,
     delegation_columns,
     delegation_of,
-    origin_to_json,
     pending_event_of,
     settlement_to_json,
     step_of,
@@ -122,9 +123,7 @@ def usual_commit(lease: Lease, commit: StepCommit, stall: timedelta) -> dict[str
     if commit.merged_events:
         written["merged"] = commit.merged_events
     if commit.decision is not None:
-        written |= decision_columns(commit.decision)
-        written["decision"] = commit.decision.to_json()
-        written["asked"] = None if commit.asked is None else commit.asked.to_json()
+        written |= _decided(commit.decision, commit.asked)
         written["keep_prompt"] = _keeps_prompt(commit)
     if commit.delegations:
         deadlines = {start.index: start.deadline_at for start in commit.starts}
@@ -136,7 +135,8 @@ def usual_commit(lease: Lease, commit: StepCommit, stall: timedelta) -> dict[str
         written |= {"spent_tokens": commit.spent.tokens, "spent_money": str(commit.spent.money)}
     state = TaskState.COMPLETED if isinstance(then, Complete) else TaskState.PROCESSING
     if commit.context is not None:
-        written |= _context_columns(commit.context, commit.changes, state)
+        written |= context_columns(commit.context, commit.changes, state)
+        written["version"] = commit.context.version
     if not isinstance(then, GoOn):
         context = commit.context or commit.unchanged
         if context is None:
@@ -150,16 +150,12 @@ def _keeps_prompt(commit: StepCommit) -> bool:
     return bool(version) and not version.startswith("rules")
 
 
-def _context_columns(context: Context, changes: Iterable[Change], state: TaskState) -> dict[str, Any]:
+def _decided(decision: Decision, asked: Asked | None) -> dict[str, Any]:
+    """The columns of ``steps`` that a decision fills, and the question that it answers."""
     return {
-        "context": {
-            "required_fields": context.required_fields,
-            "current_state": state.value,
-            "collected_data": dict(context.collected_data),
-        },
-        "origins": {name: origin_to_json(origin) for name, origin in context.origins.items()},
-        "version": context.version,
-        "changes": changes_to_json(changes),
+        **decision_columns(decision),
+        "decision": decision.to_json(),
+        "asked": None if asked is None else asked.to_json(),
     }
 
 
@@ -206,13 +202,7 @@ def _ahead(ahead: Ahead, version: int) -> dict[str, Any]:
     """A decision made ahead, as the columns of its step and of its delegation."""
     ends = {start.index: start.deadline_at for start in ahead.starts}
     (delegation,) = delegation_columns(ahead.delegations, ends)
-    columns = {
-        **delegation,
-        **decision_columns(ahead.decision),
-        "decision": ahead.decision.to_json(),
-        "asked": None if ahead.asked is None else ahead.asked.to_json(),
-        "version": version,
-    }
+    columns = {**delegation, **_decided(ahead.decision, ahead.asked), "version": version}
     return {f"ahead_{name}": value for name, value in columns.items() if name != "index"}
 
 
