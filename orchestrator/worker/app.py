@@ -15,7 +15,13 @@ from orchestrator import fault_points, logs
 from orchestrator.errors import ConfigurationError
 from orchestrator.settings import get_settings
 from orchestrator.worker.events import BufferedEvents
-from orchestrator.worker.guard import guard_channels, guard_reconnecting, pack_waiting_once, share_clients
+from orchestrator.worker.guard import (
+    guard_channels,
+    guard_reconnecting,
+    pack_waiting_once,
+    poll_only_on_change,
+    share_clients,
+)
 from orchestrator.worker.pool import use_our_threads
 
 
@@ -38,6 +44,7 @@ def make_app() -> Celery:
     guard_reconnecting()
     share_clients()
     pack_waiting_once()
+    poll_only_on_change()
     use_our_threads()
     app = Celery("orchestrator", set_as_current=True)
     app.config_from_object("celeryconfig")

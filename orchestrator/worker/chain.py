@@ -18,6 +18,8 @@ from functools import cache
 from os import getpid
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.json_text import json_text
 from orchestrator.worker.names import (
@@ -79,12 +81,33 @@ def send(channel: Any, rings: Sequence[Ring]) -> None:
     """
     with channel.conn_or_acquire() as client:
         if len(rings) == 1:
-            client.lpush(channel._q_for_pri(rings[0].queue, rings[0].priority), message_of(rings[0]))
+            _push(client, channel._q_for_pri(rings[0].queue, rings[0].priority), message_of(rings[0]))
             return
         with client.pipeline(transaction=False) as pipe:
             for ring in rings:
                 pipe.lpush(channel._q_for_pri(ring.queue, ring.priority), message_of(ring))
             pipe.execute()
+
+
+def _push(client: Any, name: str, message: str) -> None:
+    """LPUSH without what the library measures and prepares for each command: a worker sends one with each step.
+
+    What goes wrong is left to the library: it connects anew and tries again. A message that was pushed twice is one
+    doorbell rung twice.
+    """
+    connection = client.connection_pool.get_connection()
+    try:
+        command = ["LPUSH", name, message]
+        if hasattr(client, "_prefix_args"):  # kombu's, where its channel has a key prefix
+            command = client._prefix_args(command)
+        connection.send_command(*command)
+        connection.read_response()
+        return
+    except (RedisError, OSError):
+        connection.disconnect()
+    finally:
+        client.connection_pool.release(connection)
+    client.lpush(name, message)
 
 
 def message_of(ring: Ring) -> str:

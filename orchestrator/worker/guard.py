@@ -96,3 +96,65 @@ def pack_waiting_once() -> None:
 
     brpop_start.packed = True  # type: ignore[attr-defined]  # a mark on the function itself, read above
     transport.Channel._brpop_start = brpop_start  # type: ignore[method-assign]  # the same command, made once
+
+
+REGISTERED_ANEW = 1.0
+"""Seconds after which the sockets are told to the loop again, whatever is known of them."""
+
+
+def poll_only_on_change() -> None:
+    """Let a turn of a worker's loop look at its channels only where there is something to do. May be repeated.
+
+    kombu asks each channel, and tells the loop of each socket, with each turn. There are two turns a message, one for
+    its arrival and one for its end, and most leave nothing to ask for: the worker waits already, or holds all it may.
+    """
+    original: Any = transport.Transport.register_with_event_loop
+    if getattr(original, "calm", False):
+        return
+
+    def register_with_event_loop(carrier: Any, connection: Any, loop: Any) -> None:
+        before = set(loop.on_tick)
+        original(carrier, connection, loop)
+        for look in set(loop.on_tick) - before:
+            loop.on_tick.remove(look)
+            loop.on_tick.add(_OnChange(carrier.cycle, look))
+
+    register_with_event_loop.calm = True  # type: ignore[attr-defined]  # a mark on the function itself, read above
+    transport.Transport.register_with_event_loop = register_with_event_loop  # type: ignore[method-assign]  # that is it
+
+
+class _OnChange:
+    """A look at the channels, left out where it would change nothing."""
+
+    def __init__(self, cycle: Any, look: Any) -> None:
+        self._cycle = cycle
+        self._look = look
+        self._looked_at = float("-inf")
+
+    def __call__(self) -> None:
+        now = monotonic()
+        if now - self._looked_at < REGISTERED_ANEW and nothing_to_ask(self._cycle):
+            return
+        self._look()
+        self._looked_at = now
+
+
+def nothing_to_ask(cycle: Any) -> bool:
+    """Whether each channel waits for a message exactly where it may take one, over a socket that is registered."""
+    if cycle._paused_brpop:
+        return False
+    for channel in cycle._channels:
+        if bool(channel._in_poll) != channel.qos.can_consume():
+            return False
+        if channel._in_poll and not _is_registered(cycle, channel, channel.client, "BRPOP"):
+            return False
+        if channel.active_fanout_queues and not (
+            channel._in_listen and _is_registered(cycle, channel, channel.subclient, "LISTEN")
+        ):
+            return False
+    return True
+
+
+def _is_registered(cycle: Any, channel: Any, client: Any, command: str) -> bool:
+    socket = cycle._chan_to_sock.get((channel, client, command))
+    return socket is not None and client.connection is not None and client.connection._sock is socket
