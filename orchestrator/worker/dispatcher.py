@@ -58,10 +58,10 @@ class CeleryDispatcher:
         if parent_id is None and (current := self.app.current_worker_task) is not None:
             parent_id = current.request.id
         rings = [ring_of(doorbell, parent_id) for doorbell in doorbells]
-        with self._producer(lambda: f"{len(rings)} step messages were not all sent") as producer:
+        with self._connection(lambda: f"{len(rings)} step messages were not all sent") as connection:
             for first in range(0, len(rings), _AT_ONCE):
-                send(producer.channel, rings[first : first + _AT_ONCE])
-            tell_sent(self.app, producer, map(sent_event, rings))
+                send(connection.default_channel, rings[first : first + _AT_ONCE])
+            tell_sent(self.app, connection, map(sent_event, rings))
 
     def waiting(self) -> Sequence[int]:
         """Step and delegation messages waiting in the broker by place, those in a worker's hands not counted.
@@ -73,8 +73,8 @@ class CeleryDispatcher:
 
     def all_waiting(self) -> tuple[int, Sequence[int]]:
         """How many sweeps, people's commands and cancels of calls wait, and what `waiting` says, in one look."""
-        with self._producer(lambda: "it does not tell what waits") as producer:
-            channel = producer.channel
+        with self._connection(lambda: "it does not tell what waits") as connection:
+            channel = connection.default_channel
             lists = _lists(channel)
             with channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
                 for name in lists:
@@ -128,14 +128,18 @@ class CeleryDispatcher:
     @contextmanager
     def _client(self, trouble: str) -> Iterator[Any]:
         """Redis itself, as Celery talks to it."""
-        with self._producer(lambda: trouble) as producer, producer.channel.conn_or_acquire() as client:
-            yield client
+        with self._connection(lambda: trouble) as connection:
+            with connection.default_channel.conn_or_acquire() as client:
+                yield client
 
     @contextmanager
-    def _producer(self, trouble: Callable[[], str]) -> Iterator[Any]:
-        """A producer of the app's pool; what goes wrong is named by ``trouble``."""
-        with _named_errors(trouble), self.app.producer_or_acquire() as producer:
-            yield producer
+    def _connection(self, trouble: Callable[[], str]) -> Iterator[Any]:
+        """A connection of the app's pool; what goes wrong is named by ``trouble``.
+
+        Not one of its producers: they are made ready anew each time, which costs as much again as a message.
+        """
+        with _named_errors(trouble), self.app.connection_or_acquire() as connection:
+            yield connection
 
 
 @contextmanager

@@ -120,14 +120,15 @@ def dispatcher() -> Any | None:
     return getattr(_consumers.get(os.getpid()), "event_dispatcher", None)
 
 
-def tell_sent(app: Celery, producer: Any, sent: Iterable[Mapping[str, Any]]) -> None:
-    """Tell that Celery tasks were sent."""
+def tell_sent(app: Celery, connection: Any, sent: Iterable[Mapping[str, Any]]) -> None:
+    """Tell that Celery tasks were sent over this connection."""
     if not app.conf.task_send_sent_event:
         return
     if (own := dispatcher()) is not None:
         for fields in sent:
             own.send("task-sent", **fields)
         return
+    producer = app.amqp.Producer(connection)
     _publish(app, producer, anon_nodename(), [("task-sent", fields) for fields in sent])
 
 
