@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry, Step, StepState
+from orchestrator.domain.value import replace
 from orchestrator.flow.planning import PlanRequest
 from orchestrator.llm.bounds import likely_tokens
 from orchestrator.llm.hybrid import why_a_model

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.domain.retry import RetryPolicy
+from orchestrator.domain.value import replace
 from orchestrator.flow.execution import StepLimits
 from orchestrator.flow.trial import Trial
 from orchestrator.settings import Settings

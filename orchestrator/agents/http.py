@@ -7,7 +7,6 @@ import json
 import ssl
 import threading
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +40,7 @@ from orchestrator.domain.delegation import (
     StillRunning,
 )
 from orchestrator.domain.ids import traceparent
+from orchestrator.domain.value import replace
 from orchestrator.errors import ConfigurationError
 from orchestrator.flow.ports import AgentRequest
 from orchestrator.logs import mask

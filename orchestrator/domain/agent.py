@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from orchestrator.domain.retry import RetryPolicy
+from orchestrator.domain.value import Value, field, replace
 
 
-@dataclass(frozen=True, slots=True)
-class AgentTimeout:
+class AgentTimeout(Value, frozen=True):
     """Seconds: to connect, between two bytes, and from the first call to the last word of a delegation."""
 
     connect: float = 3.0
@@ -18,8 +17,7 @@ class AgentTimeout:
     total: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class AgentAuth:
+class AgentAuth(Value, frozen=True):
     """How we show who we are; ``env`` names the setting that holds the secret, never the secret itself.
 
     ``basic`` expects ``user:password`` in it; ``header`` puts the value into the header named by ``header``.
@@ -30,8 +28,7 @@ class AgentAuth:
     header: str = "Authorization"
 
 
-@dataclass(frozen=True, slots=True)
-class AgentLimits:
+class AgentLimits(Value, frozen=True):
     """Bounds shared by all workers; None: no bound."""
 
     max_concurrency: int | None = None
@@ -39,8 +36,7 @@ class AgentLimits:
     """Calls a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class AskingRules:
+class AskingRules(Value, frozen=True):
     """Who is asked, and what happens while nobody answers; times in seconds."""
 
     who: str | None = None
@@ -49,8 +45,7 @@ class AskingRules:
     escalate_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Compensate:
+class Compensate(Value, frozen=True):
     """How a completed delegation of an agent is undone: one more call, to an address of its own."""
 
     url: str
@@ -65,16 +60,14 @@ class Compensate:
     """None: the agent's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRules:
+class CancelRules(Value, frozen=True):
     """How a call that is under way is canceled at its agent."""
 
     url: str | None = None
     """Where to ``POST``, with ``{key}`` for the call's idempotency key; None: ``DELETE`` of its job's Location."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentSpec:
+class AgentSpec(Value, frozen=True):
     """One entry of agents.yaml."""
 
     name: str

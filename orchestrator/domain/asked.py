@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.ids import digest
+from orchestrator.domain.value import Value
 
 Entry = Mapping[str, Any]
 """The JSON form of an agent, an event type or an offer, as it is kept under its digest."""
@@ -27,8 +27,7 @@ _WAITING = ("timeout_seconds", "on_timeout", "timeout_code")
 """What an event type says of waits for it, where it says something."""
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(Value, frozen=True, dict=True):
     """The agents and event types that a planner could choose among, in their order."""
 
     agents: tuple[AgentSpec, ...] = ()
@@ -60,8 +59,7 @@ class Offer:
         return cls(tuple(agents), tuple(event_types))
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Value, frozen=True):
     """The question of one step, as its last answer was given to it."""
 
     context_version: int

@@ -8,11 +8,12 @@ table (US dollars in the shipped one).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
+
+from orchestrator.domain.value import Value
 
 
 class Resource(StrEnum):
@@ -30,8 +31,7 @@ class Resource(StrEnum):
         return "budget_time" if self is Resource.SECONDS else f"budget_{self.value}"
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(Value, frozen=True):
     """What a task has used of its budget; reserved is what a call under way may cost at most."""
 
     delegations: int = 0
@@ -53,8 +53,7 @@ class Spent:
         return Spent(self.delegations, self.tokens, self.money, tokens, money)
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(Value, frozen=True):
     """How far one resource is used up."""
 
     resource: Resource
@@ -74,8 +73,7 @@ class Used:
         return f"{self.resource.value} {shown(self.spent)} of {shown(self.limit)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Value, frozen=True):
     """Bounds; None: no bound."""
 
     steps: int | None = None
@@ -121,8 +119,7 @@ class Budget:
         return None if self.seconds is None else created_at + timedelta(seconds=float(self.seconds))
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(Value, frozen=True):
     """What one token costs, in the currency of the price table."""
 
     prompt: Decimal

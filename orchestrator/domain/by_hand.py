@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from orchestrator.domain.task import TaskState
+from orchestrator.domain.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFilter:
+class TaskFilter(Value, frozen=True):
     """Which tasks; what is None (or empty) does not narrow."""
 
     states: tuple[TaskState, ...] = ()
@@ -26,8 +25,7 @@ class TaskFilter:
     doubted: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEntry:
+class AuditEntry(Value, frozen=True):
     """One thing that a person did."""
 
     at: datetime

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.delegation import Delegation, LookupOutcome
 from orchestrator.domain.journal import Settlement
 from orchestrator.domain.tolerant import JournalValue
+from orchestrator.domain.value import Value
 
 
 class CancelState(JournalValue):
@@ -40,8 +40,7 @@ class CancelState(JournalValue):
         return self in {CancelState.TELLING, CancelState.ASKING}
 
 
-@dataclass(frozen=True, slots=True)
-class Cancellation:
+class Cancellation(Value, frozen=True):
     """One row of ``cancellations``."""
 
     task_id: str
@@ -67,8 +66,7 @@ class Cancellation:
         return f"{self.step}.{self.index}"
 
 
-@dataclass(frozen=True, slots=True)
-class CancelClaim:
+class CancelClaim(Value, frozen=True):
     """A cancellation in the hands of one worker."""
 
     cancellation: Cancellation
@@ -82,15 +80,13 @@ class CancelClaim:
     """Whether the call has left, or may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Canceled:
+class Canceled(Value, frozen=True):
     """The agent ended the call, and nothing is left of it."""
 
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NotCanceled:
+class NotCanceled(Value, frozen=True):
     """The agent does not end the call: it goes on, or the agent does not cancel at all."""
 
     detail: str
@@ -100,8 +96,7 @@ CancelOutcome = LookupOutcome | Canceled | NotCanceled
 """What an agent says to a cancel. `Replied` and the like: the call had come to this end before."""
 
 
-@dataclass(frozen=True, slots=True)
-class CancelVerdict:
+class CancelVerdict(Value, frozen=True):
     """What to write of one try."""
 
     state: CancelState

@@ -7,17 +7,16 @@ be rebuilt by applying the changes in order.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from orchestrator.domain.field_schema import field_problem
+from orchestrator.domain.value import Value, field, replace
 
 OriginKind = Literal["message", "event", "agent", "person", "undo"]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Value, frozen=True):
     """Who gave a value: the task's own message, an event, an agent or a person; never the model alone."""
 
     kind: OriginKind
@@ -33,8 +32,7 @@ class Origin:
     """The passage it was extracted from, where the planner recorded it from text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Value, frozen=True):
     """One field set to a value, or removed (going back to an earlier version)."""
 
     field: str
@@ -50,8 +48,7 @@ def has_value(value: Any) -> bool:
     return value is not None and value != ""
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Value, frozen=True):
     """An immutable snapshot of what a task knows."""
 
     version: int
@@ -156,8 +153,7 @@ def rebuild(
     return context
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(Value, frozen=True):
     """Two givers said different things of one field: which value stands, and which does not."""
 
     field: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.domain.tolerant import JournalValue
+from orchestrator.domain.value import Value, field
 
 
 class DecisionKind(JournalValue):
@@ -22,8 +22,7 @@ class DecisionKind(JournalValue):
     FAIL = "fail"
 
 
-@dataclass(frozen=True, slots=True)
-class AgentCall:
+class AgentCall(Value, frozen=True):
     """One delegation that the planner wants."""
 
     agent: str
@@ -32,8 +31,7 @@ class AgentCall:
     """What the agent is to do, in words."""
 
 
-@dataclass(frozen=True, slots=True)
-class FieldRecord:
+class FieldRecord(Value, frozen=True):
     """Fill ``field`` from the reply of an earlier delegation.
 
     Either ``pointer`` says where in the reply's output the value stands, or ``value`` was extracted from text and
@@ -48,8 +46,7 @@ class FieldRecord:
     quote: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Value, frozen=True):
     """What a decision cost. ``cost`` is in US dollars where a price is known, else None; ``seconds`` is latency."""
 
     model: str
@@ -62,8 +59,7 @@ class Usage:
     """How many answers it took, bad ones included."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Value, frozen=True):
     """The choice for one step, with its reason in the planner's own words."""
 
     kind: DecisionKind

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from orchestrator.domain.tolerant import JournalValue
+from orchestrator.domain.value import Value
 
 NOT_SENT = "not_sent"
 """Code of a call that never left, since its time was over before."""
@@ -41,8 +41,7 @@ class DelegationState(JournalValue):
         return self in {DelegationState.SUCCEEDED, DelegationState.FAILED, DelegationState.COMPENSATED}
 
 
-@dataclass(frozen=True, slots=True)
-class Delegation:
+class Delegation(Value, frozen=True):
     """One row of ``delegations``."""
 
     task_id: str
@@ -101,15 +100,13 @@ class Delegation:
 # What one exchange with an agent can end in. `AgentClient` returns exactly one of these and raises nothing for them.
 
 
-@dataclass(frozen=True, slots=True)
-class Replied:
+class Replied(Value, frozen=True):
     """The agent did it; ``output`` fits its output_schema."""
 
     output: Any
 
 
-@dataclass(frozen=True, slots=True)
-class StillRunning:
+class StillRunning(Value, frozen=True):
     """202, or a poll or look-up that says: not yet.
 
     ``remote_url`` is where to ask (absolute, same origin as the agent's own URL); ``retry_after`` in seconds.
@@ -119,8 +116,7 @@ class StillRunning:
     retry_after: float
 
 
-@dataclass(frozen=True, slots=True)
-class NotDone:
+class NotDone(Value, frozen=True):
     """The agent certainly did not act, or says so itself.
 
     ``retryable``: away or busy (connection refused, 429, 503…), as against a refusal (4xx, failed).
@@ -133,16 +129,14 @@ class NotDone:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeUnknown:
+class OutcomeUnknown(Value, frozen=True):
     """The request may have been acted on and we do not know: reply lost, timed out, 5xx after sending."""
 
     code: str
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class InputRequired:
+class InputRequired(Value, frozen=True):
     """The agent has begun and asks a person something before it goes on (see `orchestrator.domain.question`)."""
 
     question: str
@@ -155,8 +149,7 @@ class InputRequired:
     """The job's address, where this answer names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NeverReceived:
+class NeverReceived(Value, frozen=True):
     """A look-up answered 404: the agent has never seen this key. Trusted only past the delegation's deadline."""
 
 

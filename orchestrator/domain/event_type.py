@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.context import Change, Origin
 from orchestrator.domain.pointer import PointerError, resolve
+from orchestrator.domain.value import Value, field
 
 ANSWER = "task.answer"
 """A person's answer to a question of the task."""
@@ -18,8 +18,7 @@ RESERVED = frozenset({ANSWER, REPLY})
 """Types whose events are not merged: they speak to the engine. Nothing else may have these names."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventType:
+class EventType(Value, frozen=True):
     """One entry of events.yaml."""
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -16,10 +15,10 @@ from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.question import Question
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 from orchestrator.domain.tolerant import JournalValue
+from orchestrator.domain.value import Value, field
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Value, frozen=True):
     """The right to advance one task by one step, fenced by epoch and step number.
 
     With an ``index`` it is the right to carry out one delegation of the step, with an epoch of its own.
@@ -30,9 +29,18 @@ class Lease:
     epoch: int
     owner: str
     index: int | None = None
-    left_by: str | None = field(default=None, compare=False)
+    left_by: str | None = None
     """The transaction in which its holder left the task's row; None: not known. A commit that names it is not told what
-    nobody has changed since."""
+    nobody has changed since. It says nothing of the right itself: two leases that differ in it alone are equal."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lease) and self._right() == other._right()
+
+    def __hash__(self) -> int:
+        return hash(self._right())
+
+    def _right(self) -> tuple[object, ...]:
+        return self.task_id, self.step, self.epoch, self.owner, self.index
 
 
 class StepState(JournalValue):
@@ -43,8 +51,7 @@ class StepState(JournalValue):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Value, frozen=True):
     """One row of ``steps``."""
 
     task_id: str
@@ -69,8 +76,7 @@ class Step:
     """The question that was put to the planner last; None where none was, or by a version that did not keep it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PendingEvent:
+class PendingEvent(Value, frozen=True):
     """An accepted event not merged yet."""
 
     inbox_id: int
@@ -79,8 +85,7 @@ class PendingEvent:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Value, frozen=True):
     """A lease taken, with everything a step needs to go on."""
 
     lease: Lease
@@ -117,8 +122,7 @@ class NotClaimed(StrEnum):
 # -- one fenced commit ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class NewDelegation:
+class NewDelegation(Value, frozen=True):
     """A delegation to write beside its decision."""
 
     index: int
@@ -130,16 +134,14 @@ class NewDelegation:
     reply_token: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Value, frozen=True):
     """Mark a delegation ``in_flight``: attempts + 1, deadline set, remote_url cleared. The request comes after it."""
 
     index: int
     deadline_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Value, frozen=True):
     """What became of a delegation's attempt.
 
     ``state`` may also be ``in_flight`` (202: ``remote_url`` set) or ``pending`` (certainly not done, to be sent again).
@@ -159,13 +161,11 @@ class Settlement:
     """Whether this attempt may have acted although it is to be repeated, or failed: an undo has to find out."""
 
 
-@dataclass(frozen=True, slots=True)
-class GoOn:
+class GoOn(Value, frozen=True):
     """The step keeps its lease and goes on (decision recorded, a delegation started or settled)."""
 
 
-@dataclass(frozen=True, slots=True)
-class NextStep:
+class NextStep(Value, frozen=True):
     """The step is finished; the next number follows at once."""
 
     owner: str | None = None
@@ -179,8 +179,7 @@ class NextStep:
     """The task as it is then, calls made ahead apart, unless others change it meanwhile; None: that is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(Value, frozen=True):
     """The next step's decision, made in memory before that step is claimed, with its calls, all in flight."""
 
     decision: Decision
@@ -190,8 +189,7 @@ class Ahead:
     offer: Offer | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Value, frozen=True):
     """The task waits and frees its worker.
 
     ``same_step``: the present step is unfinished and goes on after the wait (a retry, a poll, an unknown outcome);
@@ -206,8 +204,7 @@ class Wait:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FanOut:
+class FanOut(Value, frozen=True):
     """How the delegations of one step follow one another."""
 
     at_once: int
@@ -216,8 +213,7 @@ class FanOut:
     """Whether none is begun any more once one has failed for good; those begun go on to their end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(Value, frozen=True):
     """The step waits, without a worker, until its delegations have settled; the last of them wakes it.
 
     The commit makes as many of them due as may be in flight; each that settles makes room for the next.
@@ -229,23 +225,20 @@ class Join:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(Value, frozen=True):
     """All required fields are there, or the planner finished a task that requires none."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Value, frozen=True):
     """The task stops as failed; ``next_step`` stays, so that a retry keeps the number."""
 
     code: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Value, frozen=True):
     """The task ends as canceled at this boundary."""
 
     reason: str
@@ -254,8 +247,7 @@ class Cancel:
 Then = GoOn | NextStep | Wait | Join | Complete | Fail | Cancel
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(Value, frozen=True):
     """A model that was asked in vain: what came of it, and what it cost."""
 
     model: str
@@ -286,8 +278,7 @@ class Tried:
         return cls(**{**data, "at": None if at is None else datetime.fromisoformat(at)})
 
 
-@dataclass(frozen=True, slots=True)
-class StepCommit:
+class StepCommit(Value, frozen=True):
     """Everything one fenced transaction writes. Empty parts write nothing."""
 
     then: Then
@@ -322,8 +313,7 @@ class StepCommit:
     """Questions asked, or with a new state. An answer that came meanwhile is never overwritten by another state."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Value, frozen=True):
     """What the store says after a fenced commit."""
 
     state: TaskState
@@ -347,8 +337,7 @@ class Committed:
         return bool(self.late_events)
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Value, frozen=True):
     """A doorbell to ring: this step of this task, or this delegation of it. Ids and numbers only."""
 
     task_id: str
@@ -365,8 +354,7 @@ class Dispatch:
 # -- one delegation of a parallel step --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class DelegationClaim:
+class DelegationClaim(Value, frozen=True):
     """A delegation's lease taken."""
 
     lease: Lease
@@ -377,8 +365,7 @@ class DelegationClaim:
     """Whether the claim marked it ``in_flight``: its request is to be sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Value, frozen=True):
     """What the store says after a delegation was settled."""
 
     stored: bool
@@ -387,8 +374,7 @@ class Settled:
     """What to ring for: delegations that now have room, or the step, where this was the last of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(Value, frozen=True):
     """A finished or failed step with its delegations, as the planner and ``task show`` see it."""
 
     step: Step

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.delegation import LookupOutcome, NotDone, OutcomeUnknown
+from orchestrator.domain.value import Value
 
 NOT_TRIED = frozenset({"agent_at_capacity", "agent_breaker_open", "model_at_capacity"})
 """Codes of calls that were held back: nothing was sent, nothing went wrong, no attempt was made."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limited:
+class Limited(Value, frozen=True):
     """Something that is called, with its bounds over all workers."""
 
     kind: str
@@ -34,8 +32,7 @@ class Limited:
         return self.has_breaker or self.max_concurrency is not None or self.rate is not None
 
 
-@dataclass(frozen=True, slots=True)
-class NotNow:
+class NotNow(Value, frozen=True):
     """A call may not be made now; nothing was sent."""
 
     code: str
@@ -48,8 +45,7 @@ class NotNow:
     """The breaker has been open for so long that waiting is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+class LimitState(Value, frozen=True):
     """How it stands with one that is limited, as far as Redis knows."""
 
     in_flight: int = 0

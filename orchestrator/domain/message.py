@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from orchestrator.domain.ids import digest
 from orchestrator.domain.task import PartialFailure
+from orchestrator.domain.value import Value, field
 
 DEFAULT_PRIORITY = 4
 """0 to 9, 9 most urgent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Value, frozen=True):
     """The raw Kafka item, exactly as it came."""
 
     topic: str
@@ -39,8 +38,7 @@ class Record:
         return hasher.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class TaskMessage:
+class TaskMessage(Value, frozen=True):
     """A business task asked for."""
 
     task_id: str
@@ -94,8 +92,7 @@ class TaskMessage:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class EventMessage:
+class EventMessage(Value, frozen=True):
     """Something that happened, told to a task."""
 
     task_id: str

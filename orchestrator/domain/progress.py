@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,13 +10,13 @@ from orchestrator.domain.context import Context
 from orchestrator.domain.decision import DecisionKind
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.task import Task, TaskState, WaitsFor
+from orchestrator.domain.value import Value
 
 TENTHS = 10
 """Updates that a step with many delegations publishes at most while they settle."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Value, frozen=True):
     """What a task has used so far, steps before a rerun included."""
 
     steps: int
@@ -30,8 +29,7 @@ class Cost:
     """US dollars, as far as prices are known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Value, frozen=True):
     """How far a task is at one moment."""
 
     fields_known: int

@@ -7,7 +7,6 @@ Three kinds share one form: what the planner asks (``ask_human``), whether a cal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -16,6 +15,7 @@ from orchestrator.domain.context import Change, Origin, has_value
 from orchestrator.domain.ids import canonical_json
 from orchestrator.domain.json_schema import passing_schema_problem
 from orchestrator.domain.keepable import unkeepable
+from orchestrator.domain.value import Value
 
 APPROVE, DECLINE = "approve", "decline"
 """The two answers to an approval."""
@@ -75,8 +75,7 @@ class OnTimeout(StrEnum):
     """The planner is asked as if the wait had been a pause."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Value, frozen=True):
     """One row of ``questions``."""
 
     ref: str

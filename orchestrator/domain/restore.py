@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+
+from orchestrator.domain.value import Value
 
 RESTORED = "restored"
 """Error code of a call that is not made, since it may have been made in what PostgreSQL has forgotten."""
 
 
-@dataclass(frozen=True, slots=True)
-class Restore:
+class Restore(Value, frozen=True):
     """One row of ``restores``."""
 
     noticed_at: datetime
@@ -21,8 +21,7 @@ class Restore:
     """Tasks that had not ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Doubts:
+class Doubts(Value, frozen=True):
     """How it stands after a restore."""
 
     last: Restore | None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+
+from orchestrator.domain.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Value, frozen=True):
     """Exponential back-off with full jitter above a half, bounded in count and length. Times are seconds."""
 
     max_attempts: int = 5

@@ -12,13 +12,13 @@ older state is noticed. A position is compared within one incarnation only; so o
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from orchestrator.domain.value import Value
 
 _SEEN = re.compile(r"([0-9a-f]{8})/([0-9A-F]{8})/([0-9A-F]{1,16})")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Value, frozen=True):
     """Which server, database and tables; None what this role, or this server, does not tell."""
 
     system: str | None
@@ -31,8 +31,7 @@ class Identity:
     """The oid of the table that this is kept in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Value, frozen=True):
     """How far a server was, when somebody looked."""
 
     incarnation: str
@@ -51,8 +50,7 @@ class Seen:
         return None if found is None else cls(found[1], found[2], int(found[3], 16))
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(Value, frozen=True):
     """A server as it is now, with what its database has kept of itself."""
 
     incarnation: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from orchestrator.domain.budget import Spent
 from orchestrator.domain.tolerant import JournalValue
 from orchestrator.domain.turns import urgency_of
+from orchestrator.domain.value import Value, field, replace
 
 
 class TaskState(JournalValue):
@@ -86,8 +86,7 @@ def states_before(new: TaskState) -> frozenset[TaskState]:
     return frozenset(old for old, following in _MOVES.items() if new in following)
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Value, frozen=True):
     """One row of ``tasks``: what was asked, how far it is, and under which bounds."""
 
     task_id: str

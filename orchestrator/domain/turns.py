@@ -7,8 +7,9 @@ docs/priorities-and-fairness.md tells users the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
+
+from orchestrator.domain.value import Value, field
 
 PRIORITIES = 10
 """From 0 to 9, 9 most urgent."""
@@ -34,8 +35,7 @@ def place_of(urgency: int, lane: int) -> int:
     return (MOST_URGENT - urgency) * LANES + lane
 
 
-@dataclass(frozen=True, slots=True)
-class TurnRules:
+class TurnRules(Value, frozen=True):
     """How turns are given. See the settings ``ORCHESTRATOR_TENANT_TASKS``, ``…_TENANT_SHARE``, ``…_AGEING``."""
 
     ageing: timedelta = timedelta(seconds=60)
@@ -56,8 +56,7 @@ class TurnRules:
         return None if tenant is None else self.caps.get(tenant, self.cap)
 
 
-@dataclass(frozen=True, slots=True)
-class TenantLoad:
+class TenantLoad(Value, frozen=True):
     """What a tenant has under way."""
 
     tenant: str | None

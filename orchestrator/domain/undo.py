@@ -7,7 +7,6 @@ rules of sending, polling and looking up hold for it too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +14,7 @@ from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import GoOn, Settlement
 from orchestrator.domain.pointer import resolve
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.domain.value import Value
 
 NOT_KNOWN = "outcome_unknown"
 """Why a delegation was not undone: nobody but a person can tell whether it acted."""
@@ -44,8 +44,7 @@ def compensation_input(places: Mapping[str, str], delegation: Delegation) -> dic
     return {name: resolve(document, place) for name, place in places.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Undoing:
+class Undoing(Value, frozen=True):
     """A delegation that acted, or may have acted, on the world, and how far its undo is."""
 
     delegation: Delegation
@@ -79,8 +78,7 @@ def newest_first(items: Iterable[Undoing]) -> list[Undoing]:
     return sorted(items, key=lambda item: (item.delegation.step, item.delegation.index), reverse=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(Value, frozen=True):
     """The undo waits and frees its worker: for a call in flight, or until a compensation is tried again."""
 
     waits_for: WaitsFor
@@ -90,13 +88,11 @@ class Rest:
     """Whether it rests because an agent is told to cancel: once none is any more it goes on at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Value, frozen=True):
     """Nothing is left to be tried: the task ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Value, frozen=True):
     """An intent: this compensation (of the delegation with ``key``) is about to be called with these arguments."""
 
     key: str
@@ -104,8 +100,7 @@ class Begun:
     deadline_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(Value, frozen=True):
     """What became of a compensation's attempt; ``closed``: it is not tried again by itself."""
 
     key: str
@@ -113,8 +108,7 @@ class Tried:
     closed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Value, frozen=True):
     """What became of a delegation whose outcome was not known; ``settlement`` None: it is about to be sent again.
 
     Its state ``failed`` says that it certainly did not act.
@@ -125,8 +119,7 @@ class Settled:
     deadline_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UndoCommit:
+class UndoCommit(Value, frozen=True):
     """Everything that one fenced transaction of an undo writes. Empty parts write nothing."""
 
     then: GoOn | Rest | Ended
@@ -135,8 +128,7 @@ class UndoCommit:
     tried: Tried | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UndoCommitted:
+class UndoCommitted(Value, frozen=True):
     """What the store says after it."""
 
     state: TaskState

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,13 +10,13 @@ from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import PendingEvent
 from orchestrator.domain.pointer import PointerError, resolve
 from orchestrator.domain.question import OnTimeout
+from orchestrator.domain.value import Value, field
 
 MAX_MATCHES = 20
 MAX_WAIT_SECONDS = 366 * 24 * 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class EventWait:
+class EventWait(Value, frozen=True):
     """A wait in force, as it stands in ``tasks.wait``."""
 
     step: int

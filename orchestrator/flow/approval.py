@@ -6,14 +6,13 @@ The calls of a decision belong together: while one of them waits for its approva
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import DECLINED, DelegationState
 from orchestrator.domain.journal import Settlement, Wait
 from orchestrator.domain.question import APPROVE, DECLINE, Question, QuestionKind, QuestionState
 from orchestrator.domain.task import Task
+from orchestrator.domain.value import replace
 from orchestrator.flow.ports import Agents
 from orchestrator.flow.turn import Turn, now
 from orchestrator.flow.waiting import escalated, later, timed_out, wait_for_people

@@ -13,7 +13,6 @@ twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from orchestrator.domain.agent import AgentSpec
@@ -21,6 +20,7 @@ from orchestrator.domain.delegation import BY_EVENT, AgentOutcome, Delegation, D
 from orchestrator.domain.delegation import OutcomeUnknown as Unknown
 from orchestrator.domain.journal import Fail, GoOn, Settlement, StepCommit, Wait
 from orchestrator.domain.question import MAX_TEXT, NO_ANSWER, Question, QuestionKind, QuestionState
+from orchestrator.domain.value import replace
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.delegate import Exchange, Verdict, judge
 from orchestrator.flow.ports import AgentClient, AgentRequest

@@ -6,7 +6,6 @@ What a person enters is held to the agents' schemas as if the planner or the age
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from orchestrator.domain.journal import Dispatch, HistoryEntry, NewDelegation
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.question import Question
 from orchestrator.domain.task import Task
+from orchestrator.domain.value import replace
 from orchestrator.errors import NotAllowed
 from orchestrator.flow.approval import approvals_for
 from orchestrator.flow.control import ring

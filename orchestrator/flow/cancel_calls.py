@@ -8,7 +8,6 @@ the agent's word (`orchestrator.flow.cancel_rules`).
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.cancellation import CancelClaim, CancelOutcome, CancelVerdict
 from orchestrator.domain.delegation import BY_EVENT
 from orchestrator.domain.journal import Dispatch, NotClaimed, Settled
+from orchestrator.domain.value import Value, replace
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.cancel_rules import CancelExchange, judge_cancel, next_cancel
 from orchestrator.flow.delegate import request_of
@@ -48,8 +48,7 @@ class CancelClient(AgentClient, Protocol):
         """Say that the call ``request.key`` is not wanted any more; only where the agent declares ``cancel``."""
 
 
-@dataclass(frozen=True, slots=True)
-class CancelResult:
+class CancelResult(Value, frozen=True):
     """How a try ended, for logs and Flower."""
 
     outcome: str

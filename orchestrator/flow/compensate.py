@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -44,6 +43,7 @@ from orchestrator.domain.undo import (
     compensation_input,
     newest_first,
 )
+from orchestrator.domain.value import replace
 from orchestrator.errors import LeaseLost
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.delegate import (

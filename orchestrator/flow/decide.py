@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from orchestrator.domain.agent import AgentSpec
@@ -19,6 +18,7 @@ from orchestrator.domain.journal import Tried
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.keepable import keepable_text, unkeepable
 from orchestrator.domain.pointer import PointerError, resolve
+from orchestrator.domain.value import replace
 from orchestrator.errors import BadAnswer, BudgetExhausted
 from orchestrator.flow.check_wait import checked_question, checked_wait
 from orchestrator.flow.claims import check_records

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -35,6 +34,7 @@ from orchestrator.domain.keepable import kept
 from orchestrator.domain.pointer import PointerError, resolve
 from orchestrator.domain.restore import RESTORED
 from orchestrator.domain.task import Task, WaitsFor
+from orchestrator.domain.value import Value, replace
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import AgentClient, AgentRequest, Agents
 
@@ -99,8 +99,7 @@ def as_doubted(agent: AgentSpec, delegation: Delegation, doubted_at: datetime | 
     return replace(delegation, deadline_at=max(delegation.deadline_at or latest, latest))
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Value, frozen=True):
     """What to write of a delegation, and what that means for the step; ``then`` None: this delegation succeeded."""
 
     settlement: Settlement

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -26,6 +25,7 @@ from orchestrator.domain.journal import (
     Start,
 )
 from orchestrator.domain.task import Task
+from orchestrator.domain.value import Value, replace
 from orchestrator.flow.delegate import (
     Exchange,
     Verdict,
@@ -74,8 +74,7 @@ class DelegationStore(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class DelegationResult:
+class DelegationResult(Value, frozen=True):
     """How an execution of a delegation ended, for logs and Flower: no data, no secrets."""
 
     outcome: str

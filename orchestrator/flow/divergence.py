@@ -7,21 +7,20 @@ The same choice is one that leads to the same calls, values, waits or questions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind
 from orchestrator.domain.ids import canonical_json
 from orchestrator.domain.journal import HistoryEntry
+from orchestrator.domain.value import Value
 from orchestrator.errors import BadAnswer
 from orchestrator.flow.claims import recorded_changes
 
 _VALUE_CHARS = 120
 
 
-@dataclass(frozen=True, slots=True)
-class NoChoice:
+class NoChoice(Value, frozen=True):
     """A question to which no usable answer came."""
 
     code: str
@@ -32,8 +31,7 @@ class NoChoice:
 Choice = Decision | NoChoice
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Value, frozen=True):
     """Two choices side by side."""
 
     differences: tuple[str, ...] = ()

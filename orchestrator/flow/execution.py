@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 from orchestrator.domain.budget import Budget
 from orchestrator.domain.journal import Ahead, Claim, Committed, Dispatch, Fail, Join, Then, Wait
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import PartialFailure, Task, TaskState
+from orchestrator.domain.value import Value, field
 from orchestrator.flow.limits import Gate
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class StepLimits:
+class StepLimits(Value, frozen=True):
     """The bounds of a step; see the settings of the same names."""
 
     lease_for: timedelta = timedelta(seconds=9)
@@ -42,8 +41,7 @@ class StepLimits:
     """Seconds a finished piece of work is held in memory while PostgreSQL is away."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepResult:
+class StepResult(Value, frozen=True):
     """How an execution of a step ended, for logs and Flower: no context data, no secrets."""
 
     outcome: str
@@ -67,8 +65,7 @@ LooksAhead = Callable[[Claim], tuple[Ahead, Gate] | None]
 """Decides the next step before it is claimed; see `orchestrator.flow.ahead`."""
 
 
-@dataclass(frozen=True, slots=True)
-class StraightOn:
+class StraightOn(Value, frozen=True):
     """How a worker goes straight on from a step to the next."""
 
     goes_on: GoesOn = lambda _: False

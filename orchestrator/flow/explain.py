@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from orchestrator.domain.context import Change, Context
 from orchestrator.domain.decision import Usage
 from orchestrator.domain.journal import HistoryEntry, Step, Tried
 from orchestrator.domain.task import Task
+from orchestrator.domain.value import Value
 from orchestrator.errors import BadAnswer
 from orchestrator.flow.past import Past, Question
 
 
-@dataclass(frozen=True, slots=True)
-class StepExplained:
+class StepExplained(Value, frozen=True):
     """One step, with its question and what had changed since the question before."""
 
     entry: HistoryEntry
@@ -30,8 +29,7 @@ class StepExplained:
         return self.question.request.context
 
 
-@dataclass(frozen=True, slots=True)
-class Costs:
+class Costs(Value, frozen=True):
     """What the choices of several steps cost together."""
 
     decisions: int
@@ -81,8 +79,7 @@ def in_vain(step: Step) -> tuple[Tried, ...]:
     return tuple(one for one in step.tried if step.decision is None or one.code != BadAnswer.code)
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Value, frozen=True):
     """A task explained."""
 
     task: Task

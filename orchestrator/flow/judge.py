@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
 from typing import Any
 
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind
+from orchestrator.domain.value import Value, field
 from orchestrator.errors import BadAnswer, NoRoute
 from orchestrator.flow.claims import recorded_changes
 from orchestrator.flow.divergence import Choice, NoChoice, compare, same_json, verb
@@ -19,8 +19,7 @@ NONE_FITS = frozenset({DecisionKind.ASK_HUMAN, DecisionKind.FAIL})
 """What is right where no agent fits: to ask a person, or to give up."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedCall:
+class ExpectedCall(Value, frozen=True):
     """A call that is right."""
 
     agent: str
@@ -32,8 +31,7 @@ class ExpectedCall:
         return call.agent == self.agent and _holds(call.arguments, self.arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Value, frozen=True):
     """One choice that is right: calls (all of them, at once), a control tool, or that none fits."""
 
     calls: tuple[ExpectedCall, ...] = ()
@@ -75,8 +73,7 @@ class Expected:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(Value, frozen=True):
     """A question, and the choices that are right for it."""
 
     name: str
@@ -93,8 +90,7 @@ class Case:
         return "; or ".join(one.words() for one in self.expected)
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Value, frozen=True):
     """What a model on trial made of a case."""
 
     case: Case
@@ -107,8 +103,7 @@ class Judged:
         return self.score == 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Value, frozen=True):
     """What a model on trial made of all cases."""
 
     judged: Sequence[Judged]

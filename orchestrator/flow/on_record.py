@@ -8,7 +8,6 @@ would have brought is not known either.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +18,7 @@ from orchestrator.domain.event_type import changes_of_event
 from orchestrator.domain.journal import HistoryEntry, PendingEvent, Step, StepState
 from orchestrator.domain.question import Question, QuestionKind, QuestionState, answer_problem
 from orchestrator.domain.task import PartialFailure, TaskState
+from orchestrator.domain.value import Value, replace
 from orchestrator.domain.wait import EventWait
 from orchestrator.flow.claims import recorded_changes
 from orchestrator.flow.delegate import provided
@@ -35,8 +35,7 @@ class Uncovered(Exception):
     """What a decision needs is not on record; the message says what."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Value, frozen=True):
     """How a task ends."""
 
     state: TaskState
@@ -45,8 +44,7 @@ class Ending:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Carried:
+class Carried(Value, frozen=True):
     """A decision carried out from the record."""
 
     entry: HistoryEntry

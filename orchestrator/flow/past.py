@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,14 +11,14 @@ from orchestrator.domain.context import Change, Context
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.task import Task
+from orchestrator.domain.value import Value, replace
 from orchestrator.flow.ports import PlanRequest, ReadStore
 
 Versions = Sequence[tuple[int, datetime, Sequence[Change]]]
 """As `ReadStore.versions` gives them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Value, frozen=True):
     """What the planner was asked for one step."""
 
     request: PlanRequest

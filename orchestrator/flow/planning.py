@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol, runtime_checkable
 
@@ -13,10 +12,10 @@ from orchestrator.domain.context import Context
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry, Tried
+from orchestrator.domain.value import Value, field
 
 
-@dataclass(frozen=True, slots=True)
-class CallBound:
+class CallBound(Value, frozen=True):
     """The most that one call of a model may cost, in tokens."""
 
     model: str
@@ -68,8 +67,7 @@ class Unbounded:
         """Nothing to note."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
+class PlanRequest(Value, frozen=True):
     """Everything a planner may know for one decision."""
 
     task_id: str

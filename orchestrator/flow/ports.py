@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -37,6 +36,7 @@ from orchestrator.domain.message import Message, Record
 from orchestrator.domain.task import Task
 from orchestrator.domain.turns import Window
 from orchestrator.domain.undo import Undoing
+from orchestrator.domain.value import Value, field
 from orchestrator.flow.dead_letter_port import DeadLetter as DeadLetter
 from orchestrator.flow.dead_letter_port import DeadLetterStore as DeadLetterStore
 from orchestrator.flow.planning import Planner as Planner
@@ -101,16 +101,14 @@ class StepStore(Protocol):
 # -- taking messages in -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Invalid:
+class Invalid(Value, frozen=True):
     """A record that is not a message: why, for the dead letter."""
 
     reason: str
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Value, frozen=True):
     """A record with what it was decoded to."""
 
     record: Record
@@ -142,8 +140,7 @@ class Intake(StrEnum):
     INVALID = "invalid"
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Value, frozen=True):
     """The result for one record of a batch, in the batch's order."""
 
     outcome: Intake
@@ -183,8 +180,7 @@ class IntakeStore(Protocol):
         """The next offset to read of each (topic, partition) that was ever accepted from."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(Value, frozen=True):
     """One thing to publish: a task update or a dead letter, in its published JSON shape."""
 
     id: int
@@ -305,8 +301,7 @@ class ReadStore(Protocol):
 # -- planner, agents, dispatch ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class AgentRequest:
+class AgentRequest(Value, frozen=True):
     """One call, as it goes out."""
 
     task_id: str

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.question import Question
+from orchestrator.domain.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class OpenQuestion:
+class OpenQuestion(Value, frozen=True):
     """What waits for a person: the question, of which task, and the call that it is about where it is about one."""
 
     task_id: str

@@ -8,7 +8,6 @@ each question, each decision that rules made, each decision of a model as it pas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 
 from orchestrator.domain.context import Change, Context
@@ -18,6 +17,7 @@ from orchestrator.domain.event_type import changes_of_event
 from orchestrator.domain.ids import canonical_json
 from orchestrator.domain.journal import HistoryEntry, StepState
 from orchestrator.domain.task import PartialFailure, TaskState
+from orchestrator.domain.value import Value, replace
 from orchestrator.errors import BadAnswer, BudgetExhausted, NoRoute
 from orchestrator.flow.claims import recorded_changes
 from orchestrator.flow.decide import check
@@ -35,8 +35,7 @@ Digests = Mapping[str, str]
 """Part of a question → digest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Readers:
+class Readers(Value, frozen=True):
     """What a replay needs of the planner's side."""
 
     rules: Callable[[PlanRequest], Decision]

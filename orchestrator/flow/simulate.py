@@ -9,12 +9,12 @@ is written.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from orchestrator.domain.decision import Usage
 from orchestrator.domain.journal import Fail, HistoryEntry, Tried
 from orchestrator.domain.task import Task, TaskState
+from orchestrator.domain.value import Value, replace
 from orchestrator.errors import BadAnswer
 from orchestrator.flow.divergence import Choice, Comparison, NoChoice, compare
 from orchestrator.flow.execution import StepLimits
@@ -45,8 +45,7 @@ class Verdict(StrEnum):
     """The journal does not have what was asked; up to there every choice is the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepSimulated:
+class StepSimulated(Value, frozen=True):
     """One step decided again."""
 
     number: int
@@ -60,8 +59,7 @@ class StepSimulated:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Simulation:
+class Simulation(Value, frozen=True):
     """A task decided again."""
 
     task: Task

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.turns import LAST_PLACE, TenantLoad, Window, place_of
+from orchestrator.domain.value import Value
 from orchestrator.errors import DispatchFailed
 from orchestrator.fault_points import FaultPoint, reach
 from orchestrator.flow.ports import Dispatcher
@@ -91,8 +91,7 @@ class Broker(Dispatcher, Protocol):
         """Leave our mark. Raises `DispatchFailed`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbours:
+class Neighbours(Value, frozen=True):
     """Processes whose lives this one can judge; none without a place."""
 
     place: str = ""
@@ -100,8 +99,7 @@ class Neighbours:
     has_died: Callable[[str], bool] = lambda _name: False
 
 
-@dataclass(frozen=True, slots=True)
-class SweepLimits:
+class SweepLimits(Value, frozen=True):
     """See the settings of the same names."""
 
     lease: timedelta = timedelta(seconds=9)
@@ -111,8 +109,7 @@ class SweepLimits:
     event_wait: timedelta = timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
-class SweepResult:
+class SweepResult(Value, frozen=True):
     """What one sweep did."""
 
     dispatched: int

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 from orchestrator.domain.decision import Decision, Usage
 from orchestrator.domain.journal import Tried
 from orchestrator.domain.retry import RetryPolicy
+from orchestrator.domain.value import Value, replace
 from orchestrator.errors import AtCapacity, BadAnswer, NoRoute, PlannerRefused, PlannerUnavailable
 from orchestrator.flow.decide import decide
 from orchestrator.flow.divergence import Choice, NoChoice
@@ -24,8 +24,7 @@ _LONGEST_PAUSE = 300.0
 """Seconds: a provider that wants more than that is given up for this time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tryout:
+class Tryout(Value, frozen=True):
     """What a planner on trial made of one question."""
 
     choice: Choice

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -40,6 +39,7 @@ from orchestrator.domain.journal import (
 )
 from orchestrator.domain.keepable import kept
 from orchestrator.domain.question import Question
+from orchestrator.domain.value import replace
 from orchestrator.errors import LeaseLost, StoreUnavailable
 from orchestrator.flow.execution import NOT_ON, StepLimits, StepResult, StraightOn, result_of
 from orchestrator.flow.limits import Gate

@@ -7,7 +7,6 @@ say for certain counts; all else is left to a person.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from orchestrator.domain.agent import AgentSpec
@@ -25,6 +24,7 @@ from orchestrator.domain.delegation import (
 from orchestrator.domain.journal import Settlement, Wait
 from orchestrator.domain.task import WaitsFor
 from orchestrator.domain.undo import Rest
+from orchestrator.domain.value import Value
 from orchestrator.flow.delegate import LOOK_UP_FOR, MIN_POLL, Exchange, Verdict
 
 
@@ -41,8 +41,7 @@ def settling_exchange(agent: AgentSpec, delegation: Delegation, now: datetime) -
     return Exchange.SEND if agent.may_repeat and delegation.error_code != _INVALID else Exchange.PARK
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Value, frozen=True):
     """What is known of a delegation now: write ``settlement``; then rest, or give up where ``left`` says why."""
 
     settlement: Settlement | None = None

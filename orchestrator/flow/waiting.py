@@ -7,7 +7,6 @@ came, and either goes back to the wait, or goes on to the planner, or fails as t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ from orchestrator.domain.decision import Decision, DecisionKind
 from orchestrator.domain.journal import Fail, HistoryEntry, Then, Wait
 from orchestrator.domain.question import OnTimeout, Question, QuestionKind, QuestionState
 from orchestrator.domain.task import WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.domain.wait import EventWait
 from orchestrator.flow.turn import Turn, now
 

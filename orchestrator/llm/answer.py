@@ -8,12 +8,12 @@ proposal fits the registry, the schemas and the replies is judged by `orchestrat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.keepable import keepable_text
+from orchestrator.domain.value import Value
 from orchestrator.errors import BadAnswer, PlannerRefused
 from orchestrator.llm.data_text import visible
 from orchestrator.llm.tools import CONTROL_TOOLS, Toolbox
@@ -26,8 +26,7 @@ _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_contex
 _FILTERED = frozenset({"content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii"})
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(Value, frozen=True):
     """One tool call of the answer; ``problem`` says why its arguments could not be read, where they could not."""
 
     name: str
@@ -35,8 +34,7 @@ class ToolCall:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Value, frozen=True):
     """What the model said, whoever made it."""
 
     calls: Sequence[ToolCall]

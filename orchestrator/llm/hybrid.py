@@ -7,11 +7,10 @@ two agents for one field, a call that failed, an argument that somebody must wor
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orchestrator.domain.context import has_value
 from orchestrator.domain.decision import Decision
 from orchestrator.domain.delegation import DelegationState
+from orchestrator.domain.value import replace
 from orchestrator.errors import NoRoute
 from orchestrator.flow.planning import Planner, PlanRequest
 from orchestrator.llm.prompt import fills_of

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.domain.context import Context, Origin
@@ -24,6 +23,7 @@ from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.event_type import EventType, fields_of
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.question import Question
+from orchestrator.domain.value import Value
 from orchestrator.flow.ports import PlanRequest
 from orchestrator.llm.data_text import as_json, fit, section, wrap
 from orchestrator.llm.prompts import NEWEST, Instructions, instructions, usable
@@ -41,8 +41,7 @@ _LEAST_ENTRY_CHARS = 600
 _LEAST_VALUE_CHARS = 120
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Value, frozen=True):
     """The two messages of one decision."""
 
     system: str

@@ -10,7 +10,6 @@ looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
@@ -21,6 +20,7 @@ from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.json_schema import schema_problem
 from orchestrator.domain.pointer import PointerError, resolve
+from orchestrator.domain.value import Value
 from orchestrator.errors import NoRoute
 from orchestrator.flow.ports import PlanRequest
 from orchestrator.llm.prompt import fills_of
@@ -137,8 +137,7 @@ def _wait(ways: Mapping[str, _Way]) -> Decision:
 # -- the search -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(Value, frozen=True):
     """An agent that can be called now."""
 
     agent: AgentSpec
@@ -150,16 +149,14 @@ class _Call:
     """From the goal down to this call: (field wanted, agent that provides it)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
+class _Way(Value, frozen=True):
     """How a field is reached: what can be called now, and what has to be waited for (event type → field)."""
 
     calls: tuple[_Call, ...]
     waits: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(Value, frozen=True):
     """An agent as it stands: what it would be called with, and what it still lacks."""
 
     agent: AgentSpec

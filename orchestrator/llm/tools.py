@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.value import Value
 from orchestrator.llm.data_text import as_json, cut, fit
 from orchestrator.llm.schema_text import shown_schema
 
@@ -151,8 +151,7 @@ CONTROL_TOOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Toolbox:
+class Toolbox(Value, frozen=True):
     """The tools of one decision, and which agent each agent's tool stands for."""
 
     agents: Mapping[str, AgentSpec]

@@ -6,7 +6,6 @@ Its lease is its own, so that many of a step run side by side without the task's
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,6 +25,7 @@ from orchestrator.domain.journal import (
 from orchestrator.domain.progress import is_worth_telling
 from orchestrator.domain.task import Task, TaskState
 from orchestrator.domain.turns import place_of, urgency_of
+from orchestrator.domain.value import replace
 from orchestrator.errors import NewerJournal
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.fan_out import release

@@ -6,12 +6,12 @@ exactly one of them sees that nothing is left: that one wakes the step. No count
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from sqlalchemy import Connection
 
 from orchestrator.domain.journal import Dispatch, FanOut
+from orchestrator.domain.value import Value, replace
 from orchestrator.store.engine import text
 
 # Moving: with a due time. Held back: without one. Parked ones wait for a person and keep nobody from going on.
@@ -43,8 +43,7 @@ _RELEASE = text("""
 """)
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(Value, frozen=True):
     """What came of looking at a step's delegations."""
 
     moving: int

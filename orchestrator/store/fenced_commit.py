@@ -6,7 +6,6 @@ locked first, so commits, events that arrive and people's hands follow one anoth
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -28,6 +27,7 @@ from orchestrator.domain.limits import NOT_TRIED
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.domain.turns import urgency_of
 from orchestrator.domain.undo import undo_report
+from orchestrator.domain.value import replace
 from orchestrator.errors import LeaseLost
 from orchestrator.store.engine import jsonb, text
 from orchestrator.store.fan_out import release

@@ -6,7 +6,6 @@ A constant number of statements a batch: each takes its rows as one JSON paramet
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.message import EventMessage, Record, TaskMessage
 from orchestrator.domain.task import TaskState
 from orchestrator.domain.turns import TurnRules, Window, urgency_of
+from orchestrator.domain.value import replace
 from orchestrator.flow.ports import Intake, Invalid, Received, Taken
 from orchestrator.store.engine import Transactions, jsonb_kept, text
 from orchestrator.store.intake_answers import take_answer

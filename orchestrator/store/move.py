@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,13 +9,13 @@ from orchestrator.domain.budget import Resource
 from orchestrator.domain.delegation import AGENT_CANCELED
 from orchestrator.domain.journal import Cancel, Complete, Fail, GoOn, Join, NextStep, Then, Wait
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.domain.value import Value
 
 _TIME_IS_OVER = frozenset({"deadline_passed", Resource.SECONDS.code})
 """A task that fails for another reason may be retried, and then goes on with its calls."""
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(Value, frozen=True):
     """Where a commit takes the task."""
 
     state: TaskState

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +34,7 @@ from orchestrator.domain.journal import (
 )
 from orchestrator.domain.question import Question
 from orchestrator.domain.task import TaskState
+from orchestrator.domain.value import replace
 from orchestrator.store.calling import Documents, Rows
 from orchestrator.store.published import update_body
 from orchestrator.store.questions import question_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
@@ -24,6 +23,7 @@ from orchestrator.domain.journal import (
 from orchestrator.domain.json_text import json_text
 from orchestrator.domain.tolerant import JournalValue
 from orchestrator.domain.turns import TurnRules
+from orchestrator.domain.value import replace
 from orchestrator.errors import NewerJournal, StoreUnavailable
 from orchestrator.store.calling import CallPart
 from orchestrator.store.delegations import DelegationPart

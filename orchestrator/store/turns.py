@@ -7,13 +7,13 @@ can drift from what it counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
 from orchestrator.domain.turns import MOST_URGENT, TurnRules, Window, place_of
+from orchestrator.domain.value import Value
 from orchestrator.store.engine import text
 
 TENANT = "coalesce(tenant, '')"
@@ -64,8 +64,7 @@ WAKE = text("""
 """End waits: what is due is told by `Start.row` with ``task_id`` and ``urgency``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Value, frozen=True):
     """How a task that may start at once, or may not, is written."""
 
     rung: bool

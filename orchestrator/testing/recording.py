@@ -7,11 +7,11 @@ cannot read is said, not guessed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from orchestrator import __version__
 from orchestrator.domain.asked import AS_WRITTEN, offers_of
@@ -19,6 +19,7 @@ from orchestrator.domain.context import Change
 from orchestrator.domain.delegation import Delegation
 from orchestrator.domain.journal import HistoryEntry
 from orchestrator.domain.task import PartialFailure, Task
+from orchestrator.domain.value import Value, asdict, field, replace
 from orchestrator.errors import ConfigurationError
 from orchestrator.flow.past import Past
 from orchestrator.flow.replay import Readers, replay
@@ -28,15 +29,13 @@ from orchestrator.logs import mask
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class _Version:
+class _Version(Value, frozen=True):
     number: int
     at: datetime
     changes: tuple[Change, ...]
 
 
-@dataclass(frozen=True)
-class _Recording:
+class _Recording(Value, frozen=True):
     """The form of a recording."""
 
     task: Task
@@ -53,7 +52,6 @@ class _Recording:
     field_schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-_FORM = TypeAdapter(_Recording)
 _READERS = Readers(decided_by_rules, retold, question_digests)
 
 
@@ -81,7 +79,7 @@ def recording_of(past: Past, policy: PartialFailure) -> dict[str, Any]:
         partial_failure=policy,
         field_schemas=past.context_at(0).field_schemas,
     )
-    document = mask.within(_FORM.dump_python(form, mode="json", exclude_defaults=True))
+    document = mask.within(_written(form))
     # The questions are taken from what is written: a masked value stands in both.
     masked, _, _ = _read({"format": FORMAT, **document})
     questions = {
@@ -116,11 +114,10 @@ def _read(recording: Mapping[str, Any]) -> tuple[Past, PartialFailure, Mapping[i
             hint="Export the task anew with `orchestrator task export`.",
         )
     try:
-        form = _FORM.validate_python(given)
-    except ValidationError as error:
+        form = msgspec.convert(given, _Recording, str_keys=True)
+    except msgspec.ValidationError as error:
         raise ConfigurationError(
-            f"this recording (of version {recording.get('orchestrator')}) cannot be read: "
-            f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}",
+            f"this recording (of version {recording.get('orchestrator')}) cannot be read: {error}",
             hint="Export the task anew with `orchestrator task export`.",
         ) from None
     past = Past(
@@ -131,6 +128,30 @@ def _read(recording: Mapping[str, Any]) -> tuple[Past, PartialFailure, Mapping[i
         form.field_schemas,
     )
     return past, form.partial_failure, form.questions
+
+
+def _written(part: Any) -> Any:
+    """A part of the form as JSON; fields that are as by default are left out."""
+    match part:
+        case Value():
+            usual = _defaults(type(part))
+            told = {name: value for name, value in asdict(part).items() if name not in usual or value != usual[name]}
+            return {name: _written(value) for name, value in told.items()}
+        case Mapping():
+            return {name: _written(value) for name, value in part.items()}
+        case list() | tuple():
+            return [_written(value) for value in part]
+        case _:
+            return msgspec.to_builtins(part)
+
+
+@cache
+def _defaults(kind: type[Value]) -> Mapping[str, Any]:
+    return {
+        one.name: one.default if one.default_factory is msgspec.NODEFAULT else one.default_factory()
+        for one in msgspec.structs.fields(kind)
+        if not one.required
+    }
 
 
 def _without_places(delegation: Delegation) -> Delegation:

@@ -13,7 +13,6 @@ import base64
 import socket
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from os import getpid
 from typing import Any
@@ -22,6 +21,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.json_text import json_text
+from orchestrator.domain.value import Value
 from orchestrator.worker.names import (
     CANCEL_CALL,
     CANCELS_QUEUE,
@@ -35,8 +35,7 @@ from orchestrator.worker.names import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Ring:
+class Ring(Value, frozen=True):
     """One message to send: which Celery task, with which ids, into which list."""
 
     celery_id: str

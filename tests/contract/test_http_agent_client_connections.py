@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ from urllib3.connection import HTTPConnection
 from orchestrator.agents import HttpAgentClient, transport
 from orchestrator.domain.agent import AgentSpec, AgentTimeout
 from orchestrator.domain.delegation import NOT_SENT, NotDone, Replied
+from orchestrator.domain.value import replace
 from orchestrator.flow.ports import AgentRequest
 from tests.support.raw_agent import GOOD, Behaviour, RawAgent, read_request
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from orchestrator.domain.budget import Resource, Spent, Used
 from orchestrator.domain.journal import Fail, NextStep, StepCommit, Tried, Wait
 from orchestrator.domain.task import WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.errors import LeaseLost
 from tests.support.store_world import StoreWorld, change
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +33,7 @@ from orchestrator.domain.journal import (
 from orchestrator.domain.question import Question, QuestionKind, QuestionState
 from orchestrator.domain.task import Task, TaskState, WaitsFor, may_move
 from orchestrator.domain.undo import Begun, Ended, Rest, Settled, Tried, UndoCommit, newest_first
+from orchestrator.domain.value import replace
 from orchestrator.errors import AnswerRefused, LeaseLost, NotAllowed
 from tests.support.store_world import LEASE, STALL, StoreWorld, change
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from orchestrator.domain.journal import Claim, Committed, NotClaimed, PendingEvent, StepCommit, Wait
 from orchestrator.domain.question import Question, QuestionKind, QuestionState
 from orchestrator.domain.task import WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.errors import AnswerRefused, TaskNotFound
 from orchestrator.flow.ports import Intake
 from tests.support.store_world import StoreWorld

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from datetime import timedelta
 
 import psycopg2
@@ -17,6 +16,7 @@ from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.journal import Complete, Settlement, StepCommit
 from orchestrator.domain.message import Record, TaskMessage
 from orchestrator.domain.server import Seen
+from orchestrator.domain.value import replace
 from orchestrator.errors import LeaseLost, NotAllowed, OffsetsForgotten
 from orchestrator.flow.ports import Received
 from orchestrator.store import PostgresStore, make_engine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,6 +23,7 @@ from orchestrator.domain.journal import (
     Wait,
 )
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.errors import LeaseLost, NewerJournal, SchemaOutOfDate, StoreUnavailable
 from orchestrator.store import PostgresStore, make_engine
 from tests.support.store_world import AT_ONCE, LEASE, STALL, StoreWorld

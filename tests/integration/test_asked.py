@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from orchestrator.domain.asked import Asked, Offer
 from orchestrator.domain.decision import Decision, DecisionKind, FieldRecord
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import Fail, StepCommit
 from orchestrator.domain.message import EventMessage
+from orchestrator.domain.value import replace
 from orchestrator.errors import BadAnswer, PlannerUnavailable
 from orchestrator.flow.past import Past
 from orchestrator.flow.ports import PlanRequest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from orchestrator.domain.budget import Budget, Spent
 from orchestrator.domain.message import TaskMessage
 from orchestrator.domain.task import TaskState
+from orchestrator.domain.value import replace
 from orchestrator.flow.ports import Planner, PlanRequest
 from orchestrator.flow.step import StepResult
 from orchestrator.llm import make_planner

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.domain.message import TaskMessage
+from orchestrator.domain.value import replace
 from orchestrator.llm import make_planner
 from orchestrator.llm.prompts import NEWEST
 from orchestrator.settings import read_settings

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.message import EventMessage, TaskMessage
+from orchestrator.domain.value import replace
 from orchestrator.flow.step import StepResult
 from orchestrator.llm import make_planner
 from orchestrator.settings import read_settings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +11,7 @@ from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.resolution import Outcome, Resolution
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.flow.step import StepResult
 from tests.support.agents import job, lost_reply, poll, problem, reply
 from tests.support.stack import wait_for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +17,7 @@ from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.limits import Limited, NotNow
 from orchestrator.domain.message import EventMessage, TaskMessage
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.flow.execution import StepResult
 from orchestrator.flow.limits import Permit
 from orchestrator.flow.ports import PlanRequest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -12,6 +11,7 @@ from orchestrator.domain.decision import Decision, DecisionKind, FieldRecord
 from orchestrator.domain.delegation import DelegationState
 from orchestrator.domain.message import EventMessage
 from orchestrator.domain.task import WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.errors import BadAnswer, NoRoute, PlannerUnavailable
 from orchestrator.flow.ports import PlanRequest
 from orchestrator.flow.step import StepResult

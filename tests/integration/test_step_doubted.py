@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -15,6 +14,7 @@ from orchestrator.domain.resolution import Outcome, Resolution
 from orchestrator.domain.restore import RESTORED
 from orchestrator.domain.task import TaskState, WaitsFor
 from orchestrator.domain.undo import undo_key
+from orchestrator.domain.value import replace
 from orchestrator.flow.ports import AgentRequest
 from tests.support.agents import problem, reply
 from tests.support.processes import wait_for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +16,7 @@ from orchestrator.domain.journal import DelegationClaim, Dispatch
 from orchestrator.domain.message import TaskMessage
 from orchestrator.domain.resolution import Outcome, Resolution
 from orchestrator.domain.task import PartialFailure, TaskState, WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.errors import StoreUnavailable
 from orchestrator.flow.delegation_run import DelegationResult
 from tests.support.agents import job, lost_reply, poll, problem, reply

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from orchestrator.domain.journal import Claim, Dispatch, HistoryEntry, StepState
 from orchestrator.domain.message import EventMessage, TaskMessage
 from orchestrator.domain.task import TaskState
+from orchestrator.domain.value import replace
 from orchestrator.flow.step import StepResult
 from orchestrator.worker.chain import message_of, ring_of
 from tests.support.agents import reply

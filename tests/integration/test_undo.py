@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ from orchestrator.domain.resolution import Outcome, Resolution
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import TaskState
 from orchestrator.domain.undo import undo_report
+from orchestrator.domain.value import replace
 from orchestrator.errors import NotAllowed
 from orchestrator.flow.step import StepResult
 from tests.support.agents import hang, job, lost_reply, poll, problem, reply

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from orchestrator.domain.agent import AgentTimeout, AskingRules, CancelRules
 from orchestrator.domain.message import EventMessage
 from orchestrator.domain.task import TaskState, WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.errors import AnswerRefused
 from orchestrator.flow.delegate import LOOK_UP_FOR
 from orchestrator.flow.ports import Intake

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 
 from bridge.position import GroupOffset, mark, seen_of
+from orchestrator.domain.value import replace
 from tests.kafka.apache import ApacheKafka
 from tests.support.intake_seen import accepted, assert_each_taken_once, unpublished
 from tests.support.processes import wait_for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +16,7 @@ from orchestrator.domain.ids import idempotency_key
 from orchestrator.domain.journal import HistoryEntry, PendingEvent, Step, StepState
 from orchestrator.domain.question import Question, QuestionKind, QuestionState
 from orchestrator.domain.task import Task, TaskState
+from orchestrator.domain.value import replace
 from orchestrator.flow.claims import recorded_changes
 from orchestrator.flow.delegate import provided
 from orchestrator.flow.past import Past

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +20,7 @@ from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usag
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import HistoryEntry, Step, StepState
 from orchestrator.domain.task import Task, TaskState, WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.flow.ports import OutboxRow
 
 START = datetime(2026, 11, 2, 10, tzinfo=UTC)

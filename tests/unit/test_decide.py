@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +13,7 @@ from orchestrator.domain.context import Context
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, FieldRecord, Usage
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.journal import HistoryEntry, Step, StepState
+from orchestrator.domain.value import replace
 from orchestrator.errors import BadAnswer
 from orchestrator.flow.claims import recorded_changes
 from orchestrator.flow.decide import check, decide

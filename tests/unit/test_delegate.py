@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,6 +23,7 @@ from orchestrator.domain.delegation import (
 from orchestrator.domain.journal import Fail, Wait
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import WaitsFor
+from orchestrator.domain.value import replace
 from orchestrator.flow.delegate import LOOK_UP_FOR, Exchange, Verdict, found_unsendable, judge, next_exchange
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from orchestrator.domain.decision import AgentCall, Decision, FieldRecord
+from orchestrator.domain.value import replace
 from orchestrator.flow.divergence import Choice, NoChoice, compare
 from tests.support.journal import Journal, agent, calls, control, records
 

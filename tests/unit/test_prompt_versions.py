@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usag
 from orchestrator.domain.delegation import Delegation, DelegationState
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry, Step, StepState
+from orchestrator.domain.value import replace
 from orchestrator.flow.ports import PlanRequest
 from orchestrator.llm.prompt import build_prompt
 from orchestrator.llm.prompts import NEWEST, VERSIONS, instructions, usable

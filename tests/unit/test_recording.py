@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from orchestrator.cli.task.export import pytest_file
 from orchestrator.domain.decision import FieldRecord, Usage
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.task import PartialFailure
+from orchestrator.domain.value import replace
 from orchestrator.errors import ConfigurationError
 from orchestrator.flow.past import Past
 from orchestrator.logs import mask

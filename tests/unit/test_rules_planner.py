@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usag
 from orchestrator.domain.delegation import DECLINED, Delegation, DelegationState
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import HistoryEntry, Step, StepState
+from orchestrator.domain.value import replace
 from orchestrator.errors import NoRoute
 from orchestrator.flow.decide import check
 from orchestrator.flow.ports import PlanRequest

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from orchestrator.domain.server import Identity, Seen, Server, further, why_older
+from orchestrator.domain.value import replace
 
 KEPT = Identity("7713578358311482909", "00000001", 16385, 17000)
 SERVER = Server("0000000a", KEPT, KEPT, position=1000, before=frozenset({"00000009"}))

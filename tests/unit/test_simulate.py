@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from orchestrator.domain.event_type import EventType
 from orchestrator.domain.journal import Tried
 from orchestrator.domain.retry import RetryPolicy
 from orchestrator.domain.task import PartialFailure, TaskState
+from orchestrator.domain.value import replace
 from orchestrator.errors import BadAnswer, PlannerRefused, PlannerUnavailable
 from orchestrator.flow.divergence import NoChoice
 from orchestrator.flow.execution import StepLimits

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from orchestrator.cli.failures import FAILED, Misuse
 from orchestrator.cli.output import Output, shortened
 from orchestrator.domain.by_hand import TaskFilter
 from orchestrator.domain.task import Task, TaskState
+from orchestrator.domain.value import Value, replace
 from orchestrator.errors import NotAllowed, TaskNotFound
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,8 +34,7 @@ GOING = tuple(state for state in LIVE if state is not TaskState.COMPENSATING)
 """States of tasks that can be canceled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Many:
+class Many(Value, frozen=True):
     """What was said on the command line instead of a task's id."""
 
     wanted: TaskFilter

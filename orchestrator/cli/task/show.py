@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from orchestrator.cli import parts
@@ -14,6 +12,7 @@ from orchestrator.domain.cancellation import cancellations_report
 from orchestrator.domain.context import conflicts_of
 from orchestrator.domain.task import Task, TaskState, WaitsFor
 from orchestrator.domain.undo import undo_report
+from orchestrator.domain.value import asdict
 
 
 @click.command(

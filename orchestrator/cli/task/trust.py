@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ from orchestrator.cli.command import Command, pass_output, who_and_why
 from orchestrator.cli.output import Output
 from orchestrator.cli.task.many import LIVE, do_to_each, is_many, many_of, many_options
 from orchestrator.domain.journal import Dispatch
+from orchestrator.domain.value import replace
 
 
 @click.command(
