@@ -234,15 +234,14 @@ class _Search:
 
     def _candidate(self, place: int, agent: AgentSpec, tried: Sequence[Delegation]) -> _Candidate:
         needs = _needs(agent)
-        fields = tuple(dict.fromkeys(_field_of(pointer) for pointer in needs.values()))
-        known, unmet = self._look_up(needs)
+        known, unmet = self._look_up(needs.pointers)
         arguments = {**self._optional(agent), **known}
         obstacle = None
         if not unmet:
             obstacle = _tried_already(agent, arguments, tried)
             if obstacle is None and (problem := schema_problem(agent.input_schema, arguments)):
                 obstacle = f"what is known does not fit the input_schema of `{agent.name}`: {problem}"
-        return _Candidate(agent, place, arguments, fields, unmet, obstacle)
+        return _Candidate(agent, place, arguments, needs.fields, unmet, obstacle)
 
     def _spread(self) -> None:
         """Add what agents lead to, level by level: the shortest way wins, then the registry's order."""
@@ -304,17 +303,39 @@ def _tried_already(
     return None
 
 
-def _needs(agent: AgentSpec) -> dict[str, str]:
+class _Needs(Value, frozen=True):
+    """What an agent cannot be called without."""
+
+    pointers: Mapping[str, str]
     """Input → pointer into the collected data: what it declares, and what its input_schema cannot do without."""
+    fields: tuple[str, ...]
+    """The context fields that these point into."""
+
+
+_needs_seen: dict[int, tuple[AgentSpec, _Needs]] = {}
+"""By the identity of the agent, which is kept beside it: entries stay the same until the registry is read anew."""
+
+_MOST_SEEN = 1_000
+
+
+def _needs(agent: AgentSpec) -> _Needs:
+    seen = _needs_seen.get(id(agent))
+    if seen is not None and seen[0] is agent:
+        return seen[1]
     required = agent.input_schema.get("required")
     named = required if isinstance(required, Sequence) and not isinstance(required, str) else ()
     implied = {name: "/" + name.replace("~", "~0").replace("/", "~1") for name in named if name not in agent.requires}
-    return {**agent.requires, **implied}
+    pointers = {**agent.requires, **implied}
+    found = _Needs(pointers, tuple(dict.fromkeys(_field_of(pointer) for pointer in pointers.values())))
+    if len(_needs_seen) >= _MOST_SEEN:
+        _needs_seen.clear()
+    _needs_seen[id(agent)] = agent, found
+    return found
 
 
 def fields_needed(agent: AgentSpec) -> tuple[str, ...]:
     """The context fields without which an agent cannot be called."""
-    return tuple(dict.fromkeys(_field_of(pointer) for pointer in _needs(agent).values()))
+    return _needs(agent).fields
 
 
 def _properties(agent: AgentSpec) -> Iterable[str]:

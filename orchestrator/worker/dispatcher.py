@@ -128,9 +128,8 @@ class CeleryDispatcher:
     @contextmanager
     def _client(self, trouble: str) -> Iterator[Any]:
         """Redis itself, as Celery talks to it."""
-        with self._connection(lambda: trouble) as connection:
-            with connection.default_channel.conn_or_acquire() as client:
-                yield client
+        with self._connection(lambda: trouble) as connection, connection.default_channel.conn_or_acquire() as client:
+            yield client
 
     @contextmanager
     def _connection(self, trouble: Callable[[], str]) -> Iterator[Any]:

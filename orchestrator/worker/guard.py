@@ -98,8 +98,8 @@ def pack_waiting_once() -> None:
     transport.Channel._brpop_start = brpop_start  # type: ignore[method-assign]  # the same command, made once
 
 
-REGISTERED_ANEW = 1.0
-"""Seconds after which the sockets are told to the loop again, whatever is known of them."""
+TOLD_ANEW = 1.0
+"""Seconds after which the loop is told of all sockets again, whatever is known of them."""
 
 
 def poll_only_on_change() -> None:
@@ -117,26 +117,31 @@ def poll_only_on_change() -> None:
         original(carrier, connection, loop)
         for look in set(loop.on_tick) - before:
             loop.on_tick.remove(look)
-            loop.on_tick.add(_OnChange(carrier.cycle, look))
+        loop.on_tick.add(_Look(carrier, loop))
 
     register_with_event_loop.calm = True  # type: ignore[attr-defined]  # a mark on the function itself, read above
     transport.Transport.register_with_event_loop = register_with_event_loop  # type: ignore[method-assign]  # that is it
 
 
-class _OnChange:
+class _Look:
     """A look at the channels, left out where it would change nothing."""
 
-    def __init__(self, cycle: Any, look: Any) -> None:
-        self._cycle = cycle
-        self._look = look
-        self._looked_at = float("-inf")
+    def __init__(self, carrier: Any, loop: Any) -> None:
+        self._carrier = carrier
+        self._loop = loop
+        self._told_at = float("-inf")
 
     def __call__(self) -> None:
-        now = monotonic()
-        if now - self._looked_at < REGISTERED_ANEW and nothing_to_ask(self._cycle):
+        cycle = self._carrier.cycle
+        anew = monotonic() - self._told_at > TOLD_ANEW
+        if not anew and nothing_to_ask(cycle):
             return
-        self._look()
-        self._looked_at = now
+        cycle.on_poll_start()
+        for socket in cycle.fds:
+            if anew or socket not in self._loop.readers:
+                self._loop.add_reader(socket, self._carrier.on_readable, socket)
+        if anew:
+            self._told_at = monotonic()
 
 
 def nothing_to_ask(cycle: Any) -> bool:
@@ -144,7 +149,7 @@ def nothing_to_ask(cycle: Any) -> bool:
     if cycle._paused_brpop:
         return False
     for channel in cycle._channels:
-        if bool(channel._in_poll) != channel.qos.can_consume():
+        if bool(channel._in_poll) != (bool(channel.active_queues) and channel.qos.can_consume()):
             return False
         if channel._in_poll and not _is_registered(cycle, channel, channel.client, "BRPOP"):
             return False

@@ -1,0 +1,81 @@
+"""When a worker's loop may leave its look at the channels out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.worker.guard import nothing_to_ask
+
+
+def client_with(socket: object) -> Any:
+    return SimpleNamespace(connection=SimpleNamespace(_sock=socket))
+
+
+class Channel:
+    """What is looked at of kombu's channel."""
+
+    def __init__(self, *, waits: bool = True, may_take: bool = True, queues: tuple[str, ...] = ("steps",)) -> None:
+        self.client = client_with("socket")
+        self.subclient = client_with("fanout socket")
+        self._in_poll = self.client.connection if waits else None
+        self._in_listen: object = None
+        self.active_queues = list(queues)
+        self.active_fanout_queues: set[str] = set()
+        self.qos = SimpleNamespace(can_consume=lambda: may_take)
+
+
+def cycle_with(*channels: Any) -> Any:
+    registered = {(one, one.client, "BRPOP"): "socket" for one in channels}
+    return SimpleNamespace(_paused_brpop={}, _channels=channels, _chan_to_sock=registered)
+
+
+def test_there_is_nothing_to_ask_while_a_channel_waits_and_may_take() -> None:
+    assert nothing_to_ask(cycle_with(Channel()))
+
+
+def test_a_worker_with_its_hands_full_asks_for_nothing() -> None:
+    assert nothing_to_ask(cycle_with(Channel(waits=False, may_take=False)))
+
+
+@pytest.mark.parametrize(
+    ("waits", "may_take"),
+    [
+        pytest.param(False, True, id="it has room and does not wait"),
+        pytest.param(True, False, id="it waits and must not take what comes"),
+    ],
+)
+def test_a_channel_that_does_not_do_what_it_may_is_asked(waits: bool, may_take: bool) -> None:
+    assert not nothing_to_ask(cycle_with(Channel(), Channel(waits=waits, may_take=may_take)))
+
+
+def test_a_channel_of_broadcasts_waits_for_no_message() -> None:
+    channel = Channel(waits=False, queues=())
+    channel.active_fanout_queues = {"pidbox"}
+    channel._in_listen = channel.subclient.connection
+    cycle = cycle_with(channel)
+
+    assert not nothing_to_ask(cycle), "its socket is not registered"
+    cycle._chan_to_sock[channel, channel.subclient, "LISTEN"] = "fanout socket"
+    assert nothing_to_ask(cycle)
+    channel._in_listen = None
+    assert not nothing_to_ask(cycle), "it does not listen"
+
+
+def test_another_socket_than_the_registered_one_is_told() -> None:
+    channel = Channel()
+    cycle = cycle_with(channel)
+    channel.client.connection._sock = "socket of a new connection"
+
+    assert not nothing_to_ask(cycle)
+    channel.client.connection = None
+    assert not nothing_to_ask(cycle)
+
+
+def test_a_paused_channel_is_looked_at() -> None:
+    cycle = cycle_with(Channel())
+    cycle._paused_brpop = {7: "anything"}
+
+    assert not nothing_to_ask(cycle)
