@@ -10,16 +10,19 @@ import pytest
 from orchestrator.worker.guard import nothing_to_ask
 
 
-def client_with(socket: object) -> Any:
-    return SimpleNamespace(connection=SimpleNamespace(_sock=socket))
+class Client:
+    """What is looked at of a Redis client."""
+
+    def __init__(self, socket: object) -> None:
+        self.connection: Any = SimpleNamespace(_sock=socket)
 
 
 class Channel:
     """What is looked at of kombu's channel."""
 
     def __init__(self, *, waits: bool = True, may_take: bool = True, queues: tuple[str, ...] = ("steps",)) -> None:
-        self.client = client_with("socket")
-        self.subclient = client_with("fanout socket")
+        self.client = Client("socket")
+        self.subclient = Client("fanout socket")
         self._in_poll = self.client.connection if waits else None
         self._in_listen: object = None
         self.active_queues = list(queues)
