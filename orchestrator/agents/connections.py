@@ -7,11 +7,13 @@ rests shows what is sent unasked before it is used again, and is then closed.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+import weakref
 from bisect import bisect_right
-from typing import Any
+from collections.abc import Iterable
+
+from urllib3.connection import HTTPConnection
 
 REST = 1.0
 """Seconds a connection rests after an answer."""
@@ -20,48 +22,63 @@ IDLE_LIMIT = 30.0
 """Seconds after which an idle connection is not used again: the agent may just be closing it, and a request that
 meets that is one whose fate nobody knows. Agents keep idle connections for 60 s by the contract."""
 
-_EMPTYING = object()
-"""urllib3 names a time-out where it wants a connection to use, and none where it takes all out to close them."""
 
-
-class RestingQueue:
-    """What urllib3's pool of one host takes as its queue: gives the connection used last among those that have rested.
+class IdleConnections:
+    """Those to one host. Safe to share between threads.
 
     Args:
-        maxsize: idle connections kept; beyond it the one idle for longest is closed.
+        most: connections kept; beyond it the one idle for longest is closed.
     """
 
-    def __init__(self, maxsize: int) -> None:
-        self._maxsize = maxsize
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._lock = threading.Lock()
+        self._closed = False
         self._since: list[float] = []
-        self._idle: list[Any] = []
+        self._idle: list[HTTPConnection] = []
         """Connections in the order of ``_since``, when each was given back (monotonic)."""
+        weakref.finalize(self, _close_each, self._idle)  # whoever forgets to close leaves no sockets behind
 
-    def get(self, block: bool = True, timeout: Any = _EMPTYING) -> Any:  # noqa: ARG002 - urllib3's queue
-        """A connection that has rested. Raises `queue.Empty` where there is none: the pool opens one then."""
+    def take(self) -> HTTPConnection | None:
+        """The one used last among those that have rested and were not idle for too long; None where there is none.
+
+        It is closed where the agent has closed it, or has sent anything that nobody asked for.
+        """
         with self._lock:
-            rest = 0.0 if timeout is _EMPTYING else REST
-            place = bisect_right(self._since, time.monotonic() - rest) - 1
-            if place < 0:
-                raise queue.Empty
+            now = time.monotonic()
+            place = bisect_right(self._since, now - REST) - 1
+            if place < 0 or self._since[place] < now - IDLE_LIMIT:
+                return None
             del self._since[place]
-            return self._idle.pop(place)
+            taken = self._idle.pop(place)
+        if not taken.is_connected:
+            taken.close()
+        return taken
 
-    def put(self, item: Any, block: bool = True) -> None:  # noqa: ARG002 - urllib3's queue
+    def give(self, connection: HTTPConnection) -> None:
         """Keep a connection, and close those that nobody will use any more."""
-        if item is None:  # urllib3 fills its queue with places to be taken
-            return
-        now = time.monotonic()
         with self._lock:
+            now = time.monotonic()
             self._since.append(now)
-            self._idle.append(item)
-            count = max(bisect_right(self._since, now - IDLE_LIMIT), len(self._idle) - self._maxsize)
-            leaving = self._idle[:count]
-            del self._since[:count], self._idle[:count]
-        for one in leaving:
-            one.close()
+            self._idle.append(connection)
+            too_many = len(self._idle) - (0 if self._closed else self._most)
+            leaving = self._remove(max(bisect_right(self._since, now - IDLE_LIMIT), too_many))
+        _close_each(leaving)
 
-    def qsize(self) -> int:
-        """How many are kept."""
-        return len(self._idle)
+    def close(self) -> None:
+        """Close all, and from now on each that is given back."""
+        with self._lock:
+            self._closed = True
+            leaving = self._remove(len(self._idle))
+        _close_each(leaving)
+
+    def _remove(self, count: int) -> list[HTTPConnection]:
+        """Take out those idle for longest. Called under the lock."""
+        removed = self._idle[: max(count, 0)]
+        del self._since[: len(removed)], self._idle[: len(removed)]
+        return removed
+
+
+def _close_each(connections: Iterable[HTTPConnection]) -> None:
+    for one in connections:
+        one.close()

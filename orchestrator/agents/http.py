@@ -7,6 +7,7 @@ import json
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +57,14 @@ _SECRETS_KEPT = 30.0
 """Seconds a secret is used before it is read anew: mounted files are rotated."""
 
 _CHECK_SECONDS = 5.0
+
+_OURSELVES = {"User-Agent": f"agent-orchestrator/{__version__}"}
+
+_WANTED = {"Accept": "application/json, application/problem+json", "Accept-Encoding": "gzip", **_OURSELVES}
+
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
+
+_DETAILED = (NotDone, OutcomeUnknown, Canceled, NotCanceled)
 
 Outcome = TypeVar("Outcome", bound=CancelOutcome)
 
@@ -126,7 +135,7 @@ class HttpAgentClient:
         if request.reply_token is not None:
             context["reply_token"] = request.reply_token
         document = {"task": request.task, "input": request.arguments, "context": context}
-        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        body = _body(document)
         total = agent.timeout.total
         if request.send_before is not None:
             total = min(total, (request.send_before - datetime.now(UTC)).total_seconds())
@@ -163,7 +172,7 @@ class HttpAgentClient:
         if location(agent.url, {"location": url}) is None:
             return OutcomeUnknown("reply_invalid", f"{url} is not on the agent's host any more")
         document = {"answer": answer, "question": number, "context": {"task_id": request.task_id, "step": request.step}}
-        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        body = _body(document)
         keyed = replace(request, key=f"{request.key}:answer:{number}")
         try:
             return outcome_of_answer(agent, self._exchange("POST", agent, url, keyed, body))
@@ -184,7 +193,7 @@ class HttpAgentClient:
                 "context": {"task_id": request.task_id, "step": request.step},
             }
             method, url = "POST", agent.cancel.url.replace("{key}", quote(request.key, safe=""))
-            body = json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+            body = _body(document)
         elif location(agent.url, {"location": url}) is None:
             return NotCanceled(f"{url} is not on the agent's host any more")
         try:
@@ -217,7 +226,7 @@ class HttpAgentClient:
             answer = self._transport.exchange(
                 "GET",
                 agent.health,
-                {"Accept": "*/*", "User-Agent": f"agent-orchestrator/{__version__}"},
+                {"Accept": "*/*", **_OURSELVES},
                 None,
                 connect=min(agent.timeout.connect, _CHECK_SECONDS),
                 read=_CHECK_SECONDS,
@@ -239,12 +248,7 @@ class HttpAgentClient:
         body: bytes | None = None,
         total: float | None = None,
     ) -> Answer:
-        headers = {
-            "Accept": "application/json, application/problem+json",
-            "Accept-Encoding": "gzip",
-            "User-Agent": f"agent-orchestrator/{__version__}",
-            "traceparent": traceparent(request.task_id, request.key),
-        }
+        headers = {**_WANTED, "traceparent": traceparent(request.task_id, request.key)}
         if body is not None:
             headers["Content-Type"] = "application/json"
         if method != "GET":
@@ -295,8 +299,13 @@ class HttpAgentClient:
         return value
 
 
+def _body(document: Mapping[str, Any]) -> bytes:
+    """JSON in UTF-8; half a surrogate pair, which UTF-8 has no bytes for, as JSON escapes it."""
+    return _encoded(document).encode("utf-8", "backslashreplace")
+
+
 def _keepable(outcome: Outcome) -> Outcome:
     """The outcome with its detail fit for the journal."""
-    if isinstance(outcome, NotDone | OutcomeUnknown | Canceled | NotCanceled):
+    if isinstance(outcome, _DETAILED):
         return replace(outcome, detail=plain(outcome.detail))
     return outcome

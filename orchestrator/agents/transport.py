@@ -1,11 +1,12 @@
 """One bounded HTTP exchange: a total deadline that a dripping server cannot stretch, a cap on bytes, no redirects.
 
-`requests`' time-out bounds each wait for a byte, not their sum. So a watchdog closes the exchange's socket when its
+A socket's time-out bounds each wait for a byte, not their sum. So a watchdog closes the exchange's socket when its
 time is up, wherever it is: waiting for headers, reading a body, or sending. Whether the request may have reached the
-agent is known from the connection itself: `Broken.sent`.
+agent is known from how far the exchange came: `Broken.sent`.
 
-Addresses are prepared by `requests`, once for each; exchanges go straight to the pool that it would use. Its sessions
-merge settings, cookies and redirects for each request, none of which are wanted here, at the price of half a step.
+Addresses are prepared by `requests`, once for each, and urllib3 opens the connections: it checks certificates. What
+goes over them is sent and read here. Sessions and pools of those two merge settings, cookies, redirects and tries for
+each request, none of which are wanted here, at the price of half a step.
 """
 
 from __future__ import annotations
@@ -16,27 +17,26 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import DecodeError, HTTPError
+from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 
-from orchestrator.agents import connections
+from orchestrator.agents.connections import IdleConnections
+from orchestrator.agents.message import answer_body, answer_headers, request_bytes
 
 _LEAST_KEPT = 250
 """Idle connections kept to a host at least: they rest, so more are needed than calls run at once."""
 
-_CHUNK = 16_384
+_PORTS = {"http": 80, "https": 443}
+
+_target_fits = re.compile(r"/[!-~]*").fullmatch
 
 
 class Broken(Exception):
@@ -63,16 +63,30 @@ class Answer:
     defect: str = ""
 
 
-@dataclass(eq=False)
 class _Guard:
-    """One exchange under the watchdog."""
+    """One exchange under the watchdog, until ``ends_at`` (monotonic seconds)."""
 
-    ends_at: float
-    sent: bool = False
-    expired: bool = False
-    _done: bool = False
-    _socket: socket.socket | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    __slots__ = ("_done", "_lock", "_socket", "ends_at", "expired", "sent")
+
+    def __init__(self, ends_at: float) -> None:
+        self.ends_at = ends_at
+        self.sent = False
+        self.expired = False
+        self._done = False
+        self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    def sending(self) -> None:
+        """From now on bytes may leave.
+
+        Raises:
+            TimeoutError: time is up, so none may.
+        """
+        # The clock itself is asked too: in a process that was stopped for a while the watchdog may wake up after us.
+        if self.expired or time.monotonic() >= self.ends_at:
+            self.expired = True
+            raise TimeoutError("the deadline passed before the request was sent")
+        self.sent = True
 
     def release(self) -> None:
         """The answer is read: time no longer matters, and the socket may be another exchange's from now on."""
@@ -108,9 +122,8 @@ class _Watchdog:
         self._wakes_at = float("inf")
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def watch(self, seconds: float) -> Iterator[_Guard]:
-        """Close what happens inside after this many seconds."""
+    def watch(self, seconds: float) -> _Guard:
+        """Close what is attached to the guard after this many seconds, until it is forgotten."""
         guard = _Guard(time.monotonic() + seconds)
         with self._changed:
             self._guards.add(guard)
@@ -119,11 +132,12 @@ class _Watchdog:
                 self._thread.start()
             if guard.ends_at < self._wakes_at:
                 self._changed.notify()
-        try:
-            yield guard
-        finally:
-            with self._changed:
-                self._guards.discard(guard)
+        return guard
+
+    def forget(self, guard: _Guard) -> None:
+        """Its exchange is over."""
+        with self._changed:
+            self._guards.discard(guard)
 
     def _run(self) -> None:
         while True:
@@ -139,83 +153,18 @@ class _Watchdog:
                 guard.expire()
 
 
-_current = threading.local()
-"""The guard of the exchange that this thread is in."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Host:
+    """Where the agents of one scheme, host and port are reached.
 
+    Args:
+        header: the ``Host`` of its requests.
+        new: makes a connection that is not open yet.
+    """
 
-class _Guarded:
-    """Mixed into urllib3's connections: tells the guard its socket, and when bytes may have left."""
-
-    sock: Any
-    _idle_since = 0.0
-    _parts: list[bytes] | None = None
-    """What of a request is to be sent, until it is whole: head and body leave in one piece."""
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]  # of the connection this is mixed into
-        _guard().attach(self.sock)
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        guard = _guard()
-        if self.sock is not None and time.monotonic() - self._idle_since > connections.IDLE_LIMIT:
-            self.close()  # type: ignore[attr-defined]  # of the connection this is mixed into
-        if self.sock is None:
-            self.connect()
-        guard.attach(self.sock)
-        # The clock itself is asked too: in a process that was stopped for a while the watchdog may wake up after us.
-        if guard.expired or time.monotonic() >= guard.ends_at:
-            guard.expired = True
-            raise TimeoutError("the deadline passed before the request was sent")
-        self._parts = []
-        try:
-            super().request(*args, **kwargs)  # type: ignore[misc]  # of the connection this is mixed into
-        finally:
-            whole, self._parts = b"".join(self._parts), None
-        guard.sent = True
-        self.send(whole)
-        self._idle_since = time.monotonic()
-
-    def send(self, data: Any) -> None:
-        if self._parts is None:
-            super().send(data)  # type: ignore[misc]  # of the connection this is mixed into
-        else:
-            self._parts.append(data)
-
-    def getresponse(self) -> Any:
-        response = super().getresponse()  # type: ignore[misc]  # of the connection this is mixed into
-        self._idle_since = time.monotonic()
-        return response
-
-
-def _guard() -> _Guard:
-    guard: _Guard = _current.guard
-    return guard
-
-
-class _PlainConnection(_Guarded, HTTPConnection):
-    """http."""
-
-
-class _TlsConnection(_Guarded, HTTPSConnection):
-    """https."""
-
-
-class _Releasing:
-    """Mixed into urllib3's pools: a connection that comes back rests, out of the reach of its exchange's guard."""
-
-    QueueCls: Any = connections.RestingQueue
-
-    def _put_conn(self, conn: Any) -> None:
-        _guard().release()
-        super()._put_conn(conn)  # type: ignore[misc]  # of the pool this is mixed into
-
-
-class _PlainPool(_Releasing, HTTPConnectionPool):
-    ConnectionCls = _PlainConnection
-
-
-class _TlsPool(_Releasing, HTTPSConnectionPool):
-    ConnectionCls = _TlsConnection
+    header: str
+    new: Callable[[], HTTPConnection]
+    idle: IdleConnections
 
 
 class Transport:
@@ -230,29 +179,15 @@ class Transport:
         self._watchdog = _Watchdog()
         self._idle = max(_LEAST_KEPT, 2 * concurrency)
         self._ca_file = DEFAULT_CA_BUNDLE_PATH if ca_file is None else str(ca_file)
-        self._pools: dict[tuple[str, str, int], HTTPConnectionPool] = {}
+        self._hosts: dict[tuple[str, str, int], _Host] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Close idle connections."""
         with self._lock:
-            pools, self._pools = list(self._pools.values()), {}
-        for pool in pools:
-            pool.close()
-
-    def _pool(self, scheme: str, host: str, port: int) -> HTTPConnectionPool:
-        """The connections to one host. Neither proxies nor .netrc of the machine: agents are reached as told."""
-        key = (scheme, host, port)
-        if (known := self._pools.get(key)) is not None:
-            return known
-        with self._lock:
-            if key not in self._pools:
-                self._pools[key] = (
-                    _TlsPool(host, port, maxsize=self._idle, cert_reqs="CERT_REQUIRED", ca_certs=self._ca_file)
-                    if scheme == "https"
-                    else _PlainPool(host, port, maxsize=self._idle)
-                )
-            return self._pools[key]
+            hosts, self._hosts = list(self._hosts.values()), {}
+        for host in hosts:
+            host.idle.close()
 
     def exchange(
         self,
@@ -266,55 +201,121 @@ class Transport:
         total: float,
         max_bytes: int,
     ) -> Answer:
-        """Send one request and read its answer. Times are seconds.
+        """Send one request and read its answer.
+
+        Args:
+            connect: seconds that each address of the host may take to connect, and the request to be sent.
+            read: seconds that each wait for bytes of the answer may take.
+            total: seconds that all of it may take.
+            max_bytes: the largest body that is of use, unpacked.
 
         Raises:
             Broken: there is none, or it did not come in time.
         """
-        with self._watchdog.watch(total) as guard:
-            _current.guard = guard
-            try:
-                return self._exchange(method, url, headers, body, (min(connect, total), min(read, total)), max_bytes)
-            except (requests.RequestException, HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-                raise _broken(error, guard, total) from error
+        guard = self._watchdog.watch(total)
+        try:
+            return self._exchange(guard, method, url, headers, body, min(connect, total), min(read, total), max_bytes)
+        except (requests.RequestException, HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+            raise _broken(error, guard, total) from error
+        finally:
+            self._watchdog.forget(guard)
 
     def _exchange(
         self,
+        guard: _Guard,
         method: str,
         url: str,
         headers: Mapping[str, str],
         body: bytes | None,
-        timeout: tuple[float, float],
+        connect: float,
+        read: float,
         max_bytes: int,
     ) -> Answer:
-        scheme, host, port, path = _prepared(url)
-        response = self._pool(scheme, host, port).urlopen(
-            method,
-            path,
-            body,
-            headers,
-            retries=False,
-            redirect=False,
-            assert_same_host=False,
-            timeout=Timeout(connect=timeout[0], read=timeout[1]),
-            preload_content=False,
-            decode_content=False,
-        )
-        content, defect = None, ""
+        scheme, name, port, target = _prepared(url)
+        host = self._host(scheme, name, port)
+        request = request_bytes(method, target, host.header, headers, body)
+        connection = host.idle.take() or host.new()
+        usable = False
         try:
-            content = _read(response, max_bytes)
-            if content is None:
+            sock = _opened(connection, connect)
+            guard.attach(sock)
+            guard.sending()
+            whole = _send(sock, request)
+            sock.settimeout(read)
+            answer, kept = _answer(sock, method, read, max_bytes)
+            usable = whole and kept
+        finally:
+            guard.release()
+            if usable and not guard.expired:
+                host.idle.give(connection)
+            else:
+                connection.close()
+        if guard.expired:
+            raise TimeoutError("the deadline passed while the answer was read")
+        return answer
+
+    def _host(self, scheme: str, name: str, port: int) -> _Host:
+        """Neither proxies nor .netrc of the machine: agents are reached as told."""
+        key = (scheme, name, port)
+        if (known := self._hosts.get(key)) is not None:
+            return known
+        new: Callable[[], HTTPConnection] = (
+            partial(HTTPSConnection, name, port, cert_reqs="CERT_REQUIRED", ca_certs=self._ca_file)
+            if scheme == "https"
+            else partial(HTTPConnection, name, port)
+        )
+        with self._lock:
+            return self._hosts.setdefault(key, _Host(_host_header(*key), new, IdleConnections(self._idle)))
+
+
+def _host_header(scheme: str, name: str, port: int) -> str:
+    # Without the dot that keeps resolvers from adding a domain, and without an IPv6 address's zone: both are ours.
+    known = name.rstrip(".")
+    if ":" in known:
+        known = f"[{known.partition('%')[0]}]"
+    return known if port == _PORTS[scheme] else f"{known}:{port}"
+
+
+def _opened(connection: HTTPConnection, seconds: float) -> socket.socket:
+    """The connection's socket, ready to send within so many seconds."""
+    if connection.sock is None:
+        connection.timeout = seconds
+        connection.connect()
+    sock: socket.socket = connection.sock
+    sock.settimeout(seconds)
+    return sock
+
+
+def _send(sock: socket.socket, request: bytes) -> bool:
+    """Whether all went out: an agent may answer what it does not read to the end, and close; the answer counts."""
+    try:
+        sock.sendall(request)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
+def _answer(sock: socket.socket, method: str, read: float, max_bytes: int) -> tuple[Answer, bool]:
+    """The answer, and whether the agent keeps the connection for the next request."""
+    response = http.client.HTTPResponse(sock, method=method)
+    try:
+        response.begin()
+        headers = answer_headers(response)
+        body, defect = None, ""
+        try:
+            body = answer_body(response, headers, method, max_bytes)
+            if body is None:
                 defect = "larger than max_reply_bytes"
         except DecodeError as error:
             # Status and headers are whole: a refusal is one, whatever became of its words.
-            defect = f"not {response.headers.get('Content-Encoding', '')[:50]}: {_reason(error)}"
-        finally:
-            if content is None:
-                response.close()
-            response.release_conn()
-        if _guard().expired:
-            raise TimeoutError("the deadline passed while the answer was read")
-        return Answer(response.status, dict(response.headers), content, defect)
+            defect = f"not {response.getheader('Content-Encoding', '')[:50]}: {_reason(error)}"
+        # What comes before the answer proper (103) is taken for it; the proper one is still to come then.
+        kept = body is not None and response.isclosed() and not response.will_close and response.status >= 200
+        return Answer(response.status, headers, body, defect), kept
+    except (TimeoutError, ReadTimeoutError) as error:
+        raise TimeoutError(f"Read timed out. (read timeout={read:g})") from error
+    finally:
+        response.close()
 
 
 @lru_cache(maxsize=1024)
@@ -327,21 +328,12 @@ def _prepared(url: str) -> tuple[str, str, int, str]:
     prepared = requests.PreparedRequest()
     prepared.prepare_url(url, None)
     parts = urlsplit(str(prepared.url))
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in _PORTS or not parts.hostname:
         raise requests.exceptions.InvalidURL(f"{url!r} is no address of http or https")
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    if _target_fits(prepared.path_url) is None:
+        raise requests.exceptions.InvalidURL(f"{url!r} has characters that no address may have")
+    port = parts.port or _PORTS[parts.scheme]
     return parts.scheme, parts.hostname, port, prepared.path_url
-
-
-def _read(response: BaseHTTPResponse, max_bytes: int) -> bytes | None:
-    """The body, decompressed; None beyond the cap: the rest is neither read nor unpacked."""
-    parts, size = [], 0
-    for part in response.stream(_CHUNK, decode_content=True):
-        size += len(part)
-        if size > max_bytes:
-            return None
-        parts.append(part)
-    return b"".join(parts)
 
 
 def _broken(error: Exception, guard: _Guard, total: float) -> Broken:

@@ -236,12 +236,17 @@ def test_a_deadline_cannot_reach_a_connection_that_was_given_back(
     monkeypatch.setattr(connections, "REST", 0.0)
     agent, kept = raw_agent(answering(GOOD)), Transport(1)
     guards = []
+    watch = transport._Watchdog.watch
+
+    def watched(watchdog: transport._Watchdog, seconds: float) -> transport._Guard:
+        guards.append(watch(watchdog, seconds))
+        return guards[-1]
+
+    monkeypatch.setattr(transport._Watchdog, "watch", watched)
 
     def exchange() -> Answer:
         url, bounds = f"http://127.0.0.1:{agent.port}/", {"connect": 5.0, "read": 5.0, "total": 5.0}
-        answer = kept.exchange("POST", url, {}, b"{}", max_bytes=1_000, **bounds)
-        guards.append(transport._current.guard)
-        return answer
+        return kept.exchange("POST", url, {}, b"{}", max_bytes=1_000, **bounds)
 
     assert exchange().status == 200
     guards[0].expire()
