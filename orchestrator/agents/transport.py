@@ -30,6 +30,7 @@ from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 
 from orchestrator.agents.connections import IdleConnections
 from orchestrator.agents.message import answer_body, answer_headers, request_bytes
+from orchestrator.domain.value import Value
 
 _LEAST_KEPT = 250
 """Idle connections kept to a host at least: they rest, so more are needed than calls run at once."""
@@ -53,8 +54,7 @@ class Broken(Exception):
         self.timed_out = timed_out
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Value, frozen=True):
     """What came back: status, headers, and the body; None where that is of no use, ``defect`` then says why."""
 
     status: int
