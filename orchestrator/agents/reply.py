@@ -144,7 +144,7 @@ def parse(body: bytes) -> Any:
         BadReply: not UTF-8, not JSON, or with what ``jsonb`` refuses (NUL, lone surrogates, NaN).
     """
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        value = _decode(body.decode("utf-8"))
         if flaw := unkeepable(value, _DEEPEST):
             raise BadReply(f"it {flaw}")
     except BadReply:
@@ -271,6 +271,9 @@ def _problem_text(document: Mapping[str, Any]) -> str:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which is no JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def _beginning(body: bytes | None) -> str:

@@ -59,6 +59,23 @@ class Offer(Value, frozen=True, dict=True):
         return cls(tuple(agents), tuple(event_types))
 
 
+_offers: dict[tuple[int, ...], Offer] = {}
+_MOST_OFFERS = 256
+
+
+def offer_of(agents: Sequence[AgentSpec], event_types: Sequence[EventType]) -> Offer:
+    """The offer of these; of the very same ones the same again, so that its digest is made once."""
+    key = (len(agents), *map(id, agents), *map(id, event_types))
+    known = _offers.get(key)
+    if known is None:
+        # It keeps its parts, so their ids are nobody else's as long as it is kept.
+        known = Offer(tuple(agents), tuple(event_types))
+        if len(_offers) >= _MOST_OFFERS:
+            _offers.clear()
+        _offers[key] = known
+    return known
+
+
 class Asked(Value, frozen=True):
     """The question of one step, as its last answer was given to it."""
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import unicodedata
 import uuid
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -31,6 +32,7 @@ def task_id_problem(task_id: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=2_048)
 def header_safe(task_id: str) -> str:
     """A task id as it goes into HTTP headers, Celery ids and URLs: percent-encoded."""
     return quote(task_id, safe="-._~")

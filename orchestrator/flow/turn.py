@@ -5,7 +5,6 @@ Everything reaches the database through `Turn.write`: one fenced commit with all
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +12,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from orchestrator.domain.asked import Asked, Offer
+from orchestrator.domain.asked import Asked, Offer, offer_of
 from orchestrator.domain.budget import Spent, Used, running_low
 from orchestrator.domain.context import Change, has_value
 from orchestrator.domain.decision import DecisionKind
@@ -37,6 +36,7 @@ from orchestrator.domain.journal import (
     Tried,
     Wait,
 )
+from orchestrator.domain.json_text import json_text
 from orchestrator.domain.keepable import kept
 from orchestrator.domain.question import Question
 from orchestrator.domain.value import replace
@@ -124,7 +124,7 @@ class Turn:
 
     def asked(self, request: PlanRequest) -> None:
         """Note a question that was put to the planner; written with the next commit."""
-        self._offer = Offer(tuple(request.agents), tuple(request.event_types))
+        self._offer = offer_of(request.agents, request.event_types)
         self._asked = Asked(
             context_version=self._saved.version,
             merged=len(self._changes),
@@ -251,7 +251,7 @@ class Turn:
 
     def end(self, commit: StepCommit) -> StepResult:
         """Write the commit that ends this execution and say how it ended."""
-        if (size := self._context_bytes()) > self.limits.max_context_bytes:
+        if (size := self._bytes_too_many()) is not None:
             self._changes, self._merged, self.context = [], [], self._saved
             reason = f"the context would have {size} bytes; ORCHESTRATOR_MAX_CONTEXT_BYTES allows fewer"
             commit = replace(commit, then=Fail("context_too_large", reason))
@@ -346,10 +346,12 @@ class Turn:
         ours = (self.decision or commit.decision) is not None
         return sum(step.decision is not None for step in others) + ours
 
-    def _context_bytes(self) -> int:
+    def _bytes_too_many(self) -> int | None:
+        """The context's size where it is beyond the limit."""
         if not self._changes:
-            return 0
-        return len(json.dumps(self.context.collected_data, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            return None
+        size = len(json_text(self.context.collected_data))
+        return size if size > self.limits.max_context_bytes else None
 
     def _settle_late(self, settlements: Iterable[Settlement]) -> None:
         for settlement in settlements:

@@ -56,10 +56,10 @@ class Together(Generic[Asked, Answer]):
         Raises:
             Exception: what ``run`` or ``alone`` raised.
         """
-        mine = _Call[Asked, Answer](asked)
+        mine: _Call[Asked, Answer] = _Call(asked)
         if not self._leads(mine):
             try:
-                mine.turn.wait()
+                mine.signal.wait()
             except BaseException:
                 self._leave(mine)
                 raise
@@ -98,7 +98,7 @@ class Together(Generic[Asked, Answer]):
             self._let_next_lead()
             for one in batch[1:]:
                 one.ended = True
-                one.turn.come()
+                one.signal.come()
 
     def _leave(self, mine: _Call[Asked, Answer]) -> None:
         """Wait no longer; whoever was just told to lead hands that on."""
@@ -115,13 +115,13 @@ class Together(Generic[Asked, Answer]):
                 self._under_way -= 1
                 return
             following = self._waiting.popleft()
-        following.turn.come()
+        following.signal.come()
 
 
 class _Call(Generic[Asked, Answer]):
     """One call, and what became of it."""
 
-    __slots__ = ("answers", "asked", "ended", "taken", "turn")
+    __slots__ = ("answers", "asked", "ended", "signal", "taken")
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
@@ -131,10 +131,10 @@ class _Call(Generic[Asked, Answer]):
         """Whether another one that leads has taken it along."""
         self.ended = False
         """Whether another one led and is through with it."""
-        self.turn = Turn()
+        self.signal = Signal()
 
 
-class Turn:
+class Signal:
     """What a call waits for: to be answered, or to lead."""
 
     __slots__ = ("_lock",)

@@ -145,7 +145,7 @@ def test_whoever_stops_waiting_leaves_its_place_to_the_others(server: Server) ->
     class Interrupted(threading.Thread):
         def run(self) -> None:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("orchestrator.store.together.Turn", _Raising)
+                patch.setattr("orchestrator.store.together.Signal", _Raising)
                 with pytest.raises(KeyboardInterrupt):
                     calls.call(2)
 
