@@ -44,7 +44,7 @@ OURS = {
 def main() -> int:
     """Run what is asked for; returns the exit code."""
     parser = argparse.ArgumentParser(description="What a step costs, beside the same work without an engine.")
-    parser.add_argument("--tasks", type=int, default=1000, help="tasks of each throughput run (default: 1000)")
+    parser.add_argument("--tasks", type=int, default=1500, help="tasks of each throughput run (default: 1500)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender's turn comes (default: 3)")
     parser.add_argument("--only", nargs="+", help="contenders: raw, celery, " + ", ".join(OURS))
     parser.add_argument("--skip", nargs="+", default=[], choices=PARTS, help="parts to leave out")

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.context import Context
-from orchestrator.domain.ids import canonical_json
+from orchestrator.domain.json_text import json_text
 
 SCHEMA_VERSION = 1
 
@@ -49,7 +49,7 @@ def update_body(
     if low:
         body["budget_warnings"] = [dict(one) for one in low]
     data = body["collected_data"]
-    if data and len(canonical_json(data).encode("utf-8", "surrogatepass")) > MAX_DATA_BYTES:
+    if data and len(json_text(data)) > MAX_DATA_BYTES:
         body |= {"collected_data": None, "truncated": True}
     if source is not None:
         body["source"] = dict(source)
