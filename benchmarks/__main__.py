@@ -45,7 +45,7 @@ def main() -> int:
     """Run what is asked for; returns the exit code."""
     parser = argparse.ArgumentParser(description="What a step costs, beside the same work without an engine.")
     parser.add_argument("--tasks", type=int, default=1500, help="tasks of each throughput run (default: 1500)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each contender's turn comes (default: 3)")
+    parser.add_argument("--rounds", type=_positive, default=3, help="rounds of contenders in turn (default: 3)")
     parser.add_argument("--only", nargs="+", help="contenders: raw, celery, " + ", ".join(OURS))
     parser.add_argument("--skip", nargs="+", default=[], choices=PARTS, help="parts to leave out")
     parser.add_argument("--skip-in-flight", action="store_true", help="the same as --skip in-flight")
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="where figures go")
     options = parser.parse_args()
     options.skip_in_flight = options.skip_in_flight or "in-flight" in options.skip
-    wanted = options.only or ["raw", "celery", *OURS]
+    wanted = list(dict.fromkeys(options.only or ["raw", "celery", *OURS]))
     results: dict[str, Any] = {"machine": _machine(), "tasks": options.tasks, "rounds": options.rounds}
     with bench_servers() as bench:
         results["machine"]["postgresql"] = "default durability (fsync on, synchronous_commit on)"
@@ -74,6 +74,12 @@ def main() -> int:
     options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     _print(results, wanted)
     return 0
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
 def _throughput(bench: Bench, name: str, options: argparse.Namespace) -> dict[str, Any]:

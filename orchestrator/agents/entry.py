@@ -123,6 +123,9 @@ class RetryEntry(_Part):
     max_delay: Seconds = 60.0
 
 
+_FRAMING = frozenset({"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade"})
+
+
 class AuthEntry(_Part):
     """``auth``: the type, and the setting that holds the secret."""
 
@@ -134,6 +137,8 @@ class AuthEntry(_Part):
     def _header_is_named(self) -> AuthEntry:
         if self.type != "header" and "header" in self.model_fields_set:
             raise ValueError("header goes with type: header only")
+        if self.header.lower() in _FRAMING:
+            raise ValueError(f"{self.header} says where a request goes and how long it is, and can hold no secret")
         return self
 
 

@@ -17,6 +17,9 @@ _CHUNK = 16_384
 _BODYLESS = frozenset({"GET", "HEAD", "DELETE"})
 """Methods that need not say that they have no body."""
 
+_EMPTY = frozenset({204, 304})
+"""Statuses whose answers end with their head, whatever that says of a body."""
+
 _header_fits = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n\0]*").fullmatch
 
 
@@ -29,12 +32,13 @@ def request_bytes(method: str, target: str, host: str, headers: Mapping[str, str
     Raises:
         ValueError: a header would not be one, or would be more than one.
     """
-    fields = {"Host": host, "Accept-Encoding": "identity"}
+    ours = {"Host": host, "Accept-Encoding": "identity"}
     if body is not None or method not in _BODYLESS:
-        fields["Content-Length"] = str(len(body or b""))
-    fields.update(headers)
+        ours["Content-Length"] = str(len(body or b""))
+    theirs = {name.lower() for name in headers}
+    fields = [(name, value) for name, value in ours.items() if name.lower() not in theirs]
     lines = [f"{method} {target} HTTP/1.1"]
-    for name, value in fields.items():
+    for name, value in (*fields, *headers.items()):
         line = f"{name}: {value}"
         if _header_fits(line) is None:
             raise ValueError(f"the header {name!r} has characters that none may have")
@@ -47,8 +51,8 @@ def answer_headers(response: http.client.HTTPResponse) -> dict[str, str]:
     names: dict[str, str] = {}
     headers: dict[str, str] = {}
     for name, value in response.headers.items():
-        if "\r\n" in value:  # an old way to write long ones: https://www.rfc-editor.org/rfc/rfc9112#section-5.2
-            value = " ".join(line.strip(" \t") for line in value.split("\r\n"))
+        if "\n" in value:  # an old way to write long ones: https://www.rfc-editor.org/rfc/rfc9112#section-5.2
+            value = " ".join(line.strip(" \t\r") for line in value.split("\n"))
         known = names.setdefault(name.lower(), name)
         headers[known] = f"{headers[known]}, {value}" if known in headers else value
     return headers
@@ -63,6 +67,9 @@ def answer_body(
         urllib3.exceptions.DecodeError: it is not packed as it says.
         urllib3.exceptions.HTTPError, http.client.HTTPException, OSError: it did not come whole.
     """
+    if response.status in _EMPTY:
+        response.close()
+        return b""
     fields = {name.lower(): value for name, value in headers.items()}
     if _is_plain(response, fields):
         return _plain_body(response, max_bytes)

@@ -94,6 +94,10 @@ class _Guard:
             self._done = True
             self._socket = None
 
+    def is_due(self, now: float) -> bool:
+        """Whether its exchange is under way beyond its time and was not ended yet."""
+        return self.ends_at <= now and not self.expired and not self._done
+
     def attach(self, sock: socket.socket | None) -> None:
         """Name the socket to close when time is up."""
         with self._lock:
@@ -143,9 +147,9 @@ class _Watchdog:
         while True:
             with self._changed:
                 now = time.monotonic()
-                due = [guard for guard in self._guards if guard.ends_at <= now and not guard.expired]
+                due = [guard for guard in self._guards if guard.is_due(now)]
                 if not due:
-                    self._wakes_at = min((g.ends_at for g in self._guards if not g.expired), default=float("inf"))
+                    self._wakes_at = min((g.ends_at for g in self._guards if g.ends_at > now), default=float("inf"))
                     pause = None if self._wakes_at == float("inf") else self._wakes_at - now
                     self._changed.wait(pause)
                     continue
@@ -300,6 +304,8 @@ def _answer(sock: socket.socket, method: str, read: float, max_bytes: int) -> tu
     response = http.client.HTTPResponse(sock, method=method)
     try:
         response.begin()
+        if response.status < 200:
+            raise http.client.HTTPException(f"{response.status} came, which only announces the answer")
         headers = answer_headers(response)
         body, defect = None, ""
         try:
@@ -309,8 +315,7 @@ def _answer(sock: socket.socket, method: str, read: float, max_bytes: int) -> tu
         except DecodeError as error:
             # Status and headers are whole: a refusal is one, whatever became of its words.
             defect = f"not {response.getheader('Content-Encoding', '')[:50]}: {_reason(error)}"
-        # What comes before the answer proper (103) is taken for it; the proper one is still to come then.
-        kept = body is not None and response.isclosed() and not response.will_close and response.status >= 200
+        kept = body is not None and response.isclosed() and not response.will_close
         return Answer(response.status, headers, body, defect), kept
     except (TimeoutError, ReadTimeoutError) as error:
         raise TimeoutError(f"Read timed out. (read timeout={read:g})") from error
@@ -333,7 +338,9 @@ def _prepared(url: str) -> tuple[str, str, int, str]:
     if _target_fits(prepared.path_url) is None:
         raise requests.exceptions.InvalidURL(f"{url!r} has characters that no address may have")
     port = parts.port or _PORTS[parts.scheme]
-    return parts.scheme, parts.hostname, port, prepared.path_url
+    # Of an IPv6 address the zone, which is percent-encoded in addresses and plain for the resolver.
+    host = parts.hostname.replace("%25", "%", 1)
+    return parts.scheme, host, port, prepared.path_url
 
 
 def _broken(error: Exception, guard: _Guard, total: float) -> Broken:

@@ -17,7 +17,8 @@ from functools import cache
 from os import getpid
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.json_text import json_text
@@ -91,8 +92,8 @@ def send(channel: Any, rings: Sequence[Ring]) -> None:
 def _push(client: Any, name: str, message: str) -> None:
     """LPUSH without what the library measures and prepares for each command: a worker sends one with each step.
 
-    What goes wrong is left to the library: it connects anew and tries again. A message that was pushed twice is one
-    doorbell rung twice.
+    Where the connection was lost it is left to the library, which connects anew and tries again. A message that was
+    pushed twice is one doorbell rung twice.
     """
     connection = client.connection_pool.get_connection()
     try:
@@ -102,7 +103,10 @@ def _push(client: Any, name: str, message: str) -> None:
         connection.send_command(*command)
         connection.read_response()
         return
-    except (RedisError, OSError):
+    except RedisTimeoutError:  # it has waited long enough
+        connection.disconnect()
+        raise
+    except (RedisConnectionError, OSError):
         connection.disconnect()
     finally:
         client.connection_pool.release(connection)

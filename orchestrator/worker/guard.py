@@ -137,9 +137,10 @@ class _Look:
         if not anew and nothing_to_ask(cycle):
             return
         cycle.on_poll_start()
-        for socket in cycle.fds:
-            if anew or socket not in self._loop.readers:
-                self._loop.add_reader(socket, self._carrier.on_readable, socket)
+        for number in cycle.fds:
+            reader = (self._carrier.on_readable, (number,))
+            if anew or self._loop.readers.get(number) != reader:
+                self._loop.add_reader(number, self._carrier.on_readable, number)
         if anew:
             self._told_at = monotonic()
 

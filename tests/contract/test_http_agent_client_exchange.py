@@ -112,8 +112,7 @@ def test_an_answer_may_end_in_many_ways(
         (head("Content-Length: 13", status="HTTP/1.0 200 OK") + BODY, 2),
         (head("Content-Length: 13", "Connection: close") + BODY, 2),
         (head("Content-Length: 100001") + b"x" * 100_001, 2),
-        # The answer proper is still to come, on the same connection.
-        (head("Link: </style.css>", status="HTTP/1.1 103 Early Hints"), 2),
+        (head("Transfer-Encoding: chunked", status="HTTP/1.1 204 No Content"), 1),
     ],
 )
 def test_a_connection_is_used_again_where_the_answer_is_whole_and_the_agent_keeps_it(
@@ -122,6 +121,18 @@ def test_a_connection_is_used_again_where_the_answer_is_whole_and_the_agent_keep
     agent = raw_agent(answering(answer))
     assert post(transport, agent) == post(transport, agent)
     assert agent.connections == connections_made
+
+
+def test_what_only_announces_an_answer_is_none(
+    transport: Transport, raw_agent: Callable[[Behaviour], RawAgent]
+) -> None:
+    """The answer proper is still to come, on the same connection: it must not be taken for that of another call."""
+    agent = raw_agent(answering(head("Link: </style.css>", status="HTTP/1.1 103 Early Hints")))
+    for _ in range(2):
+        with pytest.raises(Broken, match="103 came, which only announces") as raised:
+            post(transport, agent)
+        assert (raised.value.sent, raised.value.timed_out) == (True, False)
+    assert agent.connections == 2
 
 
 def test_a_connection_that_a_call_failed_on_is_not_used_again(
@@ -175,6 +186,21 @@ def test_a_header_that_comes_several_times_is_one(
     answer = post(transport, raw_agent(answering(head(*lines) + BODY)))
     expected = {"X-Part": "a, b, c", "Content-Length": "13", "Folded": "one two", "Latin": "\xe4"}
     assert (answer.headers, answer.body) == (expected, BODY)
+
+
+def test_a_header_in_other_letters_takes_the_place_of_ours(
+    transport: Transport, raw_agent: Callable[[Behaviour], RawAgent]
+) -> None:
+    seen: list[bytes] = []
+
+    def keep(connection: socket.socket) -> None:
+        seen.append(connection.recv(65_536, socket.MSG_PEEK))
+        read_request(connection)
+        connection.sendall(GOOD)
+
+    post(transport, raw_agent(keep), headers={"accept-encoding": "gzip"})
+    names = [line.partition(b":")[0].lower() for line in seen[0].partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
+    assert sorted(names) == [b"accept-encoding", b"content-length", b"host"]
 
 
 @pytest.mark.parametrize("headers", [{"A": "b\r\nC: d"}, {"A": "b\nc"}, {"A\r\nB": "c"}, {"A": "\u20ac"}, {"": "a"}])

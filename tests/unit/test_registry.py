@@ -106,6 +106,7 @@ def test_addresses_take_settings_and_defaults(tmp_path: Path, monkeypatch: pytes
         ({"lookup": "{url: 'http://x/y'}"}, "must contain {key} once"),
         ({"auth": "{type: bearer}"}, "auth.env is missing"),
         ({"auth": "{type: bearer, env: X, header: Y}"}, "header goes with type: header only"),
+        ({"auth": "{type: header, env: X, header: Content-Length}"}, "Content-Length says where a request goes"),
         ({"auth": "{type: magic, env: X}"}, "auth.type"),
         ({"max_reply_bytes": "1"}, "max_reply_bytes"),
     ],

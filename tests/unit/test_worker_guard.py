@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.worker import guard
 from orchestrator.worker.guard import nothing_to_ask
 
 
@@ -82,3 +83,69 @@ def test_a_paused_channel_is_looked_at() -> None:
     cycle._paused_brpop = {7: "anything"}
 
     assert not nothing_to_ask(cycle)
+
+
+class Loop:
+    """What is told of sockets in place of kombu's loop."""
+
+    def __init__(self) -> None:
+        self.readers: dict[int, Any] = {}
+        self.told: list[int] = []
+
+    def add_reader(self, number: int, callback: Any, *arguments: Any) -> None:
+        self.readers[number] = (callback, arguments)
+        self.told.append(number)
+
+
+class Carrier:
+    """kombu's transport, with one channel that waits over the socket 7."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.channel = Channel()
+        self.cycle = cycle_with(self.channel)
+        self.cycle.fds = {7: self.channel}
+        self.cycle.on_poll_start = self._look
+
+    def _look(self) -> None:
+        self.looks += 1
+
+    def on_readable(self, number: int) -> None:
+        """Called with what can be read."""
+
+
+def test_a_look_tells_of_sockets_once_and_then_of_those_that_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(guard, "monotonic", lambda: now)
+    loop, carrier = Loop(), Carrier()
+    look = guard._Look(carrier, loop)
+
+    look()
+    look()
+    assert (carrier.looks, loop.told) == (1, [7]), "nothing has changed"
+
+    carrier.channel._in_poll = None
+    look()
+    assert (carrier.looks, loop.told) == (2, [7]), "the socket is known"
+
+    del loop.readers[7]  # as it is when the channel was paused
+    look()
+    assert loop.told == [7, 7]
+
+    loop.readers[7] = (Carrier().on_readable, (7,))  # of a transport that is gone
+    look()
+    assert loop.told == [7, 7, 7]
+
+    carrier.channel._in_poll = carrier.channel.client.connection
+    now += guard.TOLD_ANEW + 0.1
+    look()
+    assert (carrier.looks, loop.told) == (5, [7, 7, 7, 7]), "whatever is known"
+
+
+def test_a_transport_has_one_look_however_often_it_is_registered() -> None:
+    from kombu.transport.redis import Transport
+
+    guard.poll_only_on_change()
+    registered = Transport.register_with_event_loop
+    guard.poll_only_on_change()
+    assert Transport.register_with_event_loop is registered
