@@ -29,7 +29,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 
 from orchestrator.agents.connections import IdleConnections
-from orchestrator.agents.message import answer_body, answer_headers, request_bytes
+from orchestrator.agents.wire import answer_body, answer_headers, request_bytes
 from orchestrator.domain.value import Value
 
 _LEAST_KEPT = 250
