@@ -135,20 +135,28 @@ class World:
             return {"status": 404, "body": {"title": "Unknown key", "detail": f"nothing was done under {key}"}}
 
     @contextmanager
-    def working(self, path: str, seen: dict[str, Any]) -> Iterator[None]:
-        """Note a request, and count it as in flight while it lasts."""
+    def working(self, path: str, seen: dict[str, Any]) -> Iterator[Callable[[], None]]:
+        """Note a request, and count it as in flight while it lasts, or until it is told that it is answered."""
         key = seen["key"]
+        under_way = True
+
+        def answered() -> None:
+            nonlocal under_way
+            with self.changed:
+                if under_way:
+                    under_way = False
+                    self.in_flight[path][key] -= 1
+                    self.busy.discard((path, key))
+                    self.changed.notify_all()
+
         with self.changed:
             self.requests.append(seen)
             self.in_flight[path][key] += 1
             self.max_in_flight[path] = max(self.max_in_flight[path], self.in_flight[path].total())
         try:
-            yield
+            yield answered
         finally:
-            with self.changed:
-                self.in_flight[path][key] -= 1
-                self.busy.discard((path, key))
-                self.changed.notify_all()
+            answered()
 
     def pass_gate(self, name: str) -> None:
         """Wait until the gate is open."""
@@ -188,6 +196,9 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1
     disable_nagle_algorithm = True
+
+    _answered: Callable[[], None] = staticmethod(lambda: None)
+    """Told when the answer to a scripted request is about to be whole."""
 
     def do_GET(self) -> None:
         world = self.server.world
@@ -243,7 +254,7 @@ class Handler(BaseHTTPRequestHandler):
             "headers": {name.lower(): value for name, value in self.headers.items()},
             "body": document,
         }
-        with world.working(path, seen):
+        with world.working(path, seen) as self._answered:
             self._play(world, path, seen["key"], choose())
 
     def _play(self, world: World, path: str, key: str, answer: Answer) -> None:
@@ -277,6 +288,9 @@ class Handler(BaseHTTPRequestHandler):
             body, self.close_connection = body[: len(body) // 2], True
         drip = answer.get("drip", {"bytes": max(1, len(body)), "interval": 0})
         for start in range(0, len(body), drip["bytes"]):
+            if start + drip["bytes"] >= len(body):
+                # Who has read the last byte may call again, and does so before this thread has its turn.
+                self._answered()
             self.wfile.write(body[start : start + drip["bytes"]])
             self.wfile.flush()
             time.sleep(drip["interval"])
