@@ -228,8 +228,14 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
 def _compare(results: dict[str, Any], rounds: dict[str, list[Figures]]) -> None:
     """Add the ratios to raw and to plain Celery, under the names that others read."""
     names = {"ours": ("throughput", "cpu"), "ours_straight_on": ("throughput_straight_on", "cpu_straight_on")}
+    if "raw" not in rounds:
+        return
     for name, found in rounds.items():
-        if name not in names or "raw" not in rounds:
+        results[name]["of_raw"] = {
+            "steps_per_second": round(ratio(found, rounds["raw"], "steps_per_second"), 2),
+            "cpu": round(ratio(found, rounds["raw"], "cpu_ms_per_step", "total"), 1),
+        }
+        if name not in names:
             continue
         speed, cpu = names[name]
         results[speed] = {"ratio_to_raw": round(ratio(found, rounds["raw"], "steps_per_second"), 3)}
@@ -247,12 +253,6 @@ def _compare(results: dict[str, Any], rounds: dict[str, list[Figures]]) -> None:
             results[key] = {
                 "ratio_to_raw": round(ratio(found, rounds["raw"], "in_flight", "seconds"), 2),
                 "peak_mib": round(results[name]["in_flight"]["peak_mib"], 1),
-            }
-    for name in rounds:
-        if "raw" in rounds:
-            results[name]["of_raw"] = {
-                "steps_per_second": round(ratio(rounds[name], rounds["raw"], "steps_per_second"), 2),
-                "cpu": round(ratio(rounds[name], rounds["raw"], "cpu_ms_per_step", "total"), 1),
             }
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.by_identity import ByIdentity
 from orchestrator.domain.event_type import EventType
 from orchestrator.domain.ids import digest
 from orchestrator.domain.value import Value
@@ -59,21 +60,12 @@ class Offer(Value, frozen=True, dict=True):
         return cls(tuple(agents), tuple(event_types))
 
 
-_offers: dict[tuple[int, ...], Offer] = {}
-_MOST_OFFERS = 256
+_offers = ByIdentity[Offer](most=256)
 
 
 def offer_of(agents: Sequence[AgentSpec], event_types: Sequence[EventType]) -> Offer:
     """The offer of these; of the very same ones the same again, so that its digest is made once."""
-    key = (len(agents), *map(id, agents), *map(id, event_types))
-    known = _offers.get(key)
-    if known is None:
-        # It keeps its parts, so their ids are nobody else's as long as it is kept.
-        known = Offer(tuple(agents), tuple(event_types))
-        if len(_offers) >= _MOST_OFFERS:
-            _offers.clear()
-        _offers[key] = known
-    return known
+    return _offers.of((*agents, None, *event_types), lambda: Offer(tuple(agents), tuple(event_types)))
 
 
 class Asked(Value, frozen=True):
@@ -173,21 +165,17 @@ def event_type_of(entry: Entry) -> EventType:
     )
 
 
-_digests: dict[int, tuple[AgentSpec | EventType, str, Entry]] = {}
-_MOST_DIGESTS = 4096
+_digests = ByIdentity[tuple[str, Entry]](most=4096)
 
 
 def _digest_of(part: AgentSpec | EventType) -> tuple[str, Entry]:
-    # Entries live as long as the registry: by identity, a step pays for them once. The entry itself is kept beside, so
-    # that its id cannot be given to another object.
-    known = _digests.get(id(part))
-    if known is None:
-        entry = agent_to_json(part) if isinstance(part, AgentSpec) else event_type_to_json(part)
-        written = json.dumps(entry, ensure_ascii=False)
-        known = (part, _short_digest(written), {**entry, AS_WRITTEN: written})
-        if len(_digests) < _MOST_DIGESTS:
-            _digests[id(part)] = known
-    return known[1], known[2]
+    return _digests.of((part,), lambda: _as_entry(part))
+
+
+def _as_entry(part: AgentSpec | EventType) -> tuple[str, Entry]:
+    entry = agent_to_json(part) if isinstance(part, AgentSpec) else event_type_to_json(part)
+    written = json.dumps(entry, ensure_ascii=False)
+    return _short_digest(written), {**entry, AS_WRITTEN: written}
 
 
 def _in_order(entry: Entry) -> Entry:

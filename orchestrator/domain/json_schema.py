@@ -10,6 +10,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from orchestrator.domain.by_identity import ByIdentity
 from orchestrator.domain.ids import canonical_json
 from orchestrator.domain.quick_fit import Fits, quick_fit
 
@@ -19,20 +20,12 @@ def _validator(schema_text: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads(schema_text))
 
 
-_by_identity: dict[int, tuple[Mapping[str, Any], Draft202012Validator, Fits | None]] = {}
+_validators = ByIdentity[tuple[Draft202012Validator, Fits | None]](most=4096)
+"""Without a canonical dump on every call."""
 
 
 def _validator_of(schema: Mapping[str, Any]) -> tuple[Draft202012Validator, Fits | None]:
-    # Schemas live as long as the registry; looking them up by identity spares a canonical dump on every call. The
-    # schema itself is kept beside its validator, so that its id cannot be given to another object.
-    known = _by_identity.get(id(schema))
-    if known is not None:
-        return known[1], known[2]
-    validator = _validator(canonical_json(schema))
-    fits = quick_fit(schema)
-    if len(_by_identity) < 4096:
-        _by_identity[id(schema)] = (schema, validator, fits)
-    return validator, fits
+    return _validators.of((schema,), lambda: (_validator(canonical_json(schema)), quick_fit(schema)))
 
 
 def schema_problem(schema: Mapping[str, Any], value: Any) -> str | None:

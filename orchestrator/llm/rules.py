@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.domain.agent import AgentSpec
+from orchestrator.domain.by_identity import ByIdentity
 from orchestrator.domain.context import Context, has_value
 from orchestrator.domain.decision import AgentCall, Decision, DecisionKind, Usage
 from orchestrator.domain.delegation import DECLINED, Delegation, DelegationState
@@ -312,25 +313,19 @@ class _Needs(Value, frozen=True):
     """The context fields that these point into."""
 
 
-_needs_seen: dict[int, tuple[AgentSpec, _Needs]] = {}
-"""By the identity of the agent, which is kept beside it: entries stay the same until the registry is read anew."""
-
-_MOST_SEEN = 1_000
+_needs_seen = ByIdentity[_Needs](most=4096)
 
 
 def _needs(agent: AgentSpec) -> _Needs:
-    seen = _needs_seen.get(id(agent))
-    if seen is not None and seen[0] is agent:
-        return seen[1]
+    return _needs_seen.of((agent,), lambda: _needs_of(agent))
+
+
+def _needs_of(agent: AgentSpec) -> _Needs:
     required = agent.input_schema.get("required")
     named = required if isinstance(required, Sequence) and not isinstance(required, str) else ()
     implied = {name: "/" + name.replace("~", "~0").replace("/", "~1") for name in named if name not in agent.requires}
     pointers = {**agent.requires, **implied}
-    found = _Needs(pointers, tuple(dict.fromkeys(_field_of(pointer) for pointer in pointers.values())))
-    if len(_needs_seen) >= _MOST_SEEN:
-        _needs_seen.clear()
-    _needs_seen[id(agent)] = agent, found
-    return found
+    return _Needs(pointers, tuple(dict.fromkeys(_field_of(pointer) for pointer in pointers.values())))
 
 
 def fields_needed(agent: AgentSpec) -> tuple[str, ...]:

@@ -45,8 +45,8 @@ def test_what_an_agent_needs_is_its_own_after_a_change() -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asked, "_MOST_OFFERS", 3)
-    monkeypatch.setattr(rules, "_MOST_SEEN", 3)
+    monkeypatch.setattr(asked._offers, "most", 3)
+    monkeypatch.setattr(rules._needs_seen, "most", 3)
     agents = [agent(f"agent {number}", requires={"a": f"/field_{number}"}) for number in range(10)]
     for number, one in enumerate(agents):
         assert offer_of([one], ()).agents == (one,)
