@@ -27,7 +27,8 @@ from orchestrator.agents.reply import (
     plain,
     retry_after,
 )
-from orchestrator.agents.transport import Answer, Broken, Transport
+from orchestrator.agents.transport import Broken, Transport
+from orchestrator.agents.wire import Answer
 from orchestrator.domain.agent import AgentAuth, AgentSpec
 from orchestrator.domain.cancellation import Canceled, CancelOutcome, NotCanceled
 from orchestrator.domain.delegation import (

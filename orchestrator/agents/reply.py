@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from orchestrator.agents.transport import Answer
+from orchestrator.agents.wire import Answer
 from orchestrator.domain.agent import AgentSpec
 from orchestrator.domain.cancellation import Canceled, CancelOutcome, NotCanceled
 from orchestrator.domain.delegation import (

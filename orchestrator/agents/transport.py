@@ -5,8 +5,8 @@ time is up, wherever it is: waiting for headers, reading a body, or sending. Whe
 agent is known from how far the exchange came: `Broken.sent`.
 
 Addresses are prepared by `requests`, once for each, and urllib3 opens the connections: it checks certificates. What
-goes over them is sent and read here. Sessions and pools of those two merge settings, cookies, redirects and tries for
-each request, none of which are wanted here, at the price of half a step.
+goes over them is sent here and read by `reading`. Sessions and pools of those two merge settings, cookies, redirects
+and tries for each request, none of which are wanted here, at the price of half a step.
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ from urllib.parse import urlsplit
 import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
+from urllib3.exceptions import HTTPError
 
 from orchestrator.agents.connections import IdleConnections
-from orchestrator.agents.wire import answer_body, answer_headers, request_bytes
-from orchestrator.domain.value import Value
+from orchestrator.agents.reading import innermost, read_answer
+from orchestrator.agents.wire import Answer, request_bytes
 
 _LEAST_KEPT = 250
-"""Idle connections kept to a host at least: they rest, so more are needed than calls run at once."""
+"""Idle connections kept to a host at least: they rest, so more are needed than calls run at once. Enough for a thousand
+calls a second."""
+
+_AT_ONCE = 4096
+"""Bytes that a connection on which nothing is under way takes without waiting."""
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -52,15 +56,6 @@ class Broken(Exception):
         super().__init__(detail)
         self.sent = sent
         self.timed_out = timed_out
-
-
-class Answer(Value, frozen=True):
-    """What came back: status, headers, and the body; None where that is of no use, ``defect`` then says why."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes | None
-    defect: str = ""
 
 
 class _Guard:
@@ -244,9 +239,8 @@ class Transport:
             sock = _opened(connection, connect)
             guard.attach(sock)
             guard.sending()
-            whole = _send(sock, request)
-            sock.settimeout(read)
-            answer, kept = _answer(sock, method, read, max_bytes)
+            whole = _send(sock, request, connect)
+            answer, kept = _read(sock, method, read, max_bytes)
             usable = whole and kept
         finally:
             guard.release()
@@ -281,17 +275,19 @@ def _host_header(scheme: str, name: str, port: int) -> str:
 
 
 def _opened(connection: HTTPConnection, seconds: float) -> socket.socket:
-    """The connection's socket, ready to send within so many seconds."""
+    """The connection's socket; opening it may take so many seconds."""
     if connection.sock is None:
         connection.timeout = seconds
         connection.connect()
     sock: socket.socket = connection.sock
-    sock.settimeout(seconds)
     return sock
 
 
-def _send(sock: socket.socket, request: bytes) -> bool:
-    """Whether all went out: an agent may answer what it does not read to the end, and close; the answer counts."""
+def _send(sock: socket.socket, request: bytes, seconds: float) -> bool:
+    """Whether all went out in so many seconds: an agent may answer what it does not read to the end, and close; the
+    answer counts."""
+    if len(request) > _AT_ONCE and sock.gettimeout() != seconds:
+        sock.settimeout(seconds)
     try:
         sock.sendall(request)
     except (BrokenPipeError, ConnectionResetError):
@@ -299,28 +295,14 @@ def _send(sock: socket.socket, request: bytes) -> bool:
     return True
 
 
-def _answer(sock: socket.socket, method: str, read: float, max_bytes: int) -> tuple[Answer, bool]:
-    """The answer, and whether the agent keeps the connection for the next request."""
-    response = http.client.HTTPResponse(sock, method=method)
+def _read(sock: socket.socket, method: str, seconds: float, max_bytes: int) -> tuple[Answer, bool]:
+    """As `read_answer`, waiting so long for each piece of it."""
+    if sock.gettimeout() != seconds:
+        sock.settimeout(seconds)
     try:
-        response.begin()
-        if response.status < 200:
-            raise http.client.HTTPException(f"{response.status} came, which only announces the answer")
-        headers = answer_headers(response)
-        body, defect = None, ""
-        try:
-            body = answer_body(response, headers, method, max_bytes)
-            if body is None:
-                defect = "larger than max_reply_bytes"
-        except DecodeError as error:
-            # Status and headers are whole: a refusal is one, whatever became of its words.
-            defect = f"not {response.getheader('Content-Encoding', '')[:50]}: {_reason(error)}"
-        kept = body is not None and response.isclosed() and not response.will_close
-        return Answer(response.status, headers, body, defect), kept
-    except (TimeoutError, ReadTimeoutError) as error:
-        raise TimeoutError(f"Read timed out. (read timeout={read:g})") from error
-    finally:
-        response.close()
+        return read_answer(sock, method, max_bytes)
+    except TimeoutError as error:
+        raise TimeoutError(f"Read timed out. (read timeout={seconds:g})") from error
 
 
 @lru_cache(maxsize=1024)
@@ -347,18 +329,4 @@ def _broken(error: Exception, guard: _Guard, total: float) -> Broken:
     if guard.expired:
         return Broken(f"no complete answer within {total:g} s", sent=guard.sent, timed_out=True)
     timed_out = isinstance(error, requests.Timeout | TimeoutError) or "timed out" in str(error).lower()
-    return Broken(_reason(error), sent=guard.sent, timed_out=timed_out)
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause, in its own words: requests and urllib3 wrap it twice."""
-    seen = error
-    while True:
-        inner = getattr(seen, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = next((arg for arg in seen.args if isinstance(arg, BaseException)), None)
-        if inner is None or inner is seen:
-            break
-        seen = inner
-    # urllib3 begins with the connection or pool it speaks of, as an object.
-    return re.sub(r"^\w+(?:Connection|Pool)\([^)]*\): ", "", str(seen).strip()) or type(seen).__name__
+    return Broken(innermost(error), sent=guard.sent, timed_out=timed_out)

@@ -1,26 +1,36 @@
-"""HTTP/1.1 as bytes: a request made of its parts, and the headers and the body of an answer.
-
-The standard library reads heads and bodies of a known length, which is what nearly all agents send. Whatever is
-packed, in chunks, or ends with the connection is read by urllib3.
-"""
+"""HTTP/1.1 as bytes, nothing of sockets: a request made of its parts, and a usual answer taken apart."""
 
 from __future__ import annotations
 
-import http.client
 import re
 from collections.abc import Mapping
 
-from urllib3 import HTTPResponse
-
-_CHUNK = 16_384
+from orchestrator.domain.value import Value
 
 _BODYLESS = frozenset({"GET", "HEAD", "DELETE"})
 """Methods that need not say that they have no body."""
 
-_EMPTY = frozenset({204, 304})
+EMPTY = frozenset({204, 304})
 """Statuses whose answers end with their head, whatever that says of a body."""
 
+MOST_HEADERS = 100
+"""Of an answer; the standard library's bound."""
+
 _header_fits = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n\0]*").fullmatch
+
+_usual_head = re.compile(
+    rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [\t -~]*)?\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n)+)\r\n"
+).match
+_is_length = re.compile(r"[0-9]{1,15}").fullmatch
+
+
+class Answer(Value, frozen=True):
+    """What came back: status, headers, and the body; None where that is of no use, ``defect`` then says why."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | None
+    defect: str = ""
 
 
 def request_bytes(method: str, target: str, host: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
@@ -46,68 +56,34 @@ def request_bytes(method: str, target: str, host: str, headers: Mapping[str, str
     return "\r\n".join((*lines, "", "")).encode("latin-1") + (body or b"")
 
 
-def answer_headers(response: http.client.HTTPResponse) -> dict[str, str]:
-    """Headers as the agent wrote them; one that came several times is named once, its values joined by commas."""
-    names: dict[str, str] = {}
-    headers: dict[str, str] = {}
-    for name, value in response.headers.items():
-        if "\n" in value:  # an old way to write long ones: https://www.rfc-editor.org/rfc/rfc9112#section-5.2
-            value = " ".join(line.strip(" \t\r") for line in value.split("\n"))
-        known = names.setdefault(name.lower(), name)
-        headers[known] = f"{headers[known]}, {value}" if known in headers else value
-    return headers
+def usual_answer(received: bytes) -> tuple[Answer, bool] | None:
+    """The answer that these first bytes of one are, where they are a whole one of the usual kind; None else.
 
-
-def answer_body(
-    response: http.client.HTTPResponse, headers: Mapping[str, str], method: str, max_bytes: int
-) -> bytes | None:
-    """The body, unpacked; None beyond the cap: the rest is neither read nor unpacked.
-
-    Raises:
-        urllib3.exceptions.DecodeError: it is not packed as it says.
-        urllib3.exceptions.HTTPError, http.client.HTTPException, OSError: it did not come whole.
+    Of the usual kind is a body of a stated length, as it is, under a head that can be read in one way only: nearly all
+    that agents send. Beside the answer is told whether the connection serves another call: not where the
+    agent closes it, nor where more has come than the answer.
     """
-    if response.status in _EMPTY:
-        response.close()
-        return b""
-    fields = {name.lower(): value for name, value in headers.items()}
-    if _is_plain(response, fields):
-        return _plain_body(response, max_bytes)
-    wrapped = HTTPResponse(
-        response,
-        headers,
-        response.status,
-        preload_content=False,
-        original_response=response,
-        request_method=method,
-    )
-    parts, size = [], 0
-    for part in wrapped.stream(_CHUNK, decode_content=True):
-        size += len(part)
-        if size > max_bytes:
-            return None
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _is_plain(response: http.client.HTTPResponse, fields: Mapping[str, str]) -> bool:
-    """Whether the body is so many bytes, as they are. A length that is given twice is for urllib3 to judge."""
-    return (
-        response.length is not None
-        and fields.get("content-length", "0").isdecimal()
-        and "transfer-encoding" not in fields
-        and fields.get("content-encoding", "identity").lower() == "identity"
-    )
-
-
-def _plain_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes | None:
-    parts, size = [], 0
-    while part := response.read(_CHUNK):
-        size += len(part)
-        if size > max_bytes:
-            return None
-        parts.append(part)
-    body = b"".join(parts)
-    if response.length:  # the standard library takes the end of the connection for the end of the body
-        raise http.client.IncompleteRead(body, response.length)
-    return body
+    head = _usual_head(received)
+    if head is None:
+        return None
+    lines = head[2].decode("ascii").split("\r\n")
+    headers: dict[str, str] = {}
+    fields: dict[str, str] = {}
+    for line in lines[:-1]:
+        name, _, value = line.partition(":")
+        headers[name] = fields[name.lower()] = value.lstrip(" \t")
+    status, length = int(head[1]), fields.get("content-length", "")
+    if (
+        len(fields) < len(lines) - 1  # a name came twice
+        or len(fields) >= MOST_HEADERS
+        or _is_length(length) is None
+        or status in EMPTY
+        or "transfer-encoding" in fields
+        or "content-encoding" in fields
+    ):
+        return None
+    end = head.end() + int(length)
+    if len(received) < end:
+        return None
+    kept = len(received) == end and "close" not in fields.get("connection", "").lower()
+    return Answer(status, headers, received[head.end() : end]), kept

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from orchestrator.agents import connections
-from orchestrator.agents.transport import Answer, Broken, Transport
+from orchestrator.agents.transport import Broken, Transport
+from orchestrator.agents.wire import Answer
 from tests.support.raw_agent import GOOD, Behaviour, RawAgent, answering, read_request, some
 
 BODY = b'{"output": 1}'
@@ -113,9 +114,15 @@ def test_an_answer_may_end_in_many_ways(
         (head("Content-Length: 13", "Connection: close") + BODY, 2),
         (head("Content-Length: 100001") + b"x" * 100_001, 2),
         (head("Transfer-Encoding: chunked", status="HTTP/1.1 204 No Content"), 1),
+        (head("Content-Length: 13") + BODY + head("Content-Length: 13") + BODY, 2),
+        (head("Content-Length: 13") + BODY + b" ", 2),
+        (head("Content-Length: 13", "Content-Encoding: identity") + BODY + b" ", 2),
+        (head("Content-Length: 40000") + b"x" * 40_001, 2),
+        (CHUNKED + b"d\r\n" + BODY + b"\r\n0\r\n\r\n" + GOOD, 2),
+        (head(status="HTTP/1.1 204 No Content") + GOOD, 2),
     ],
 )
-def test_a_connection_is_used_again_where_the_answer_is_whole_and_the_agent_keeps_it(
+def test_a_connection_is_used_again_where_the_answer_is_whole_and_alone_and_the_agent_keeps_it(
     transport: Transport, raw_agent: Callable[[Behaviour], RawAgent], answer: bytes, connections_made: int
 ) -> None:
     agent = raw_agent(answering(answer))

@@ -19,7 +19,8 @@ from urllib3.connection import HTTPConnection
 
 from orchestrator.agents import HttpAgentClient, connections, transport
 from orchestrator.agents.reply import outcome_of_call, outcome_of_poll, parse, plain, retry_after
-from orchestrator.agents.transport import Answer, Transport
+from orchestrator.agents.transport import Transport
+from orchestrator.agents.wire import Answer
 from orchestrator.domain.agent import AgentAuth, AgentSpec, AgentTimeout
 from orchestrator.domain.delegation import AgentOutcome, NotDone, OutcomeUnknown, Replied
 from orchestrator.flow.ports import AgentRequest
