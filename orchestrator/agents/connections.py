@@ -15,9 +15,15 @@ from collections.abc import Iterable
 
 from urllib3.connection import HTTPConnection
 
-REST = 0.25
-"""Seconds a connection rests after an answer. The calls of so long need a connection each: with a second, a worker that
-does 300 steps a second had more at rest than are kept, and opened new ones all the time."""
+REST = 1.0
+"""Seconds a connection rests after an answer, as long as `ENOUGH` suffice for that."""
+
+LEAST_REST = 0.25
+"""Seconds it rests at least."""
+
+ENOUGH = 100
+"""Connections at rest to one host beyond which the one that has rested for longest serves again, if for a shorter time.
+Some 400 calls a second of one process would need 400 connections of the agent's, most of them to lie there."""
 
 IDLE_LIMIT = 30.0
 """Seconds after which an idle connection is not used again: the agent may just be closing it, and a request that
@@ -48,6 +54,8 @@ class IdleConnections:
         with self._lock:
             now = time.monotonic()
             place = bisect_right(self._since, now - REST) - 1
+            if place < 0 and len(self._since) >= ENOUGH and self._since[0] <= now - LEAST_REST:
+                place = 0
             if place < 0 or self._since[place] < now - IDLE_LIMIT:
                 return None
             del self._since[place]

@@ -88,7 +88,7 @@ class HttpAgentClient:
     """Implements `orchestrator.flow.ports.AgentClient`. Safe to share between threads.
 
     Args:
-        concurrency: calls at once; as many connections are kept to one host.
+        concurrency: calls at once.
         ca_file: CA certificates (PEM) that https agents are checked by; None takes the public ones.
 
     Raises:

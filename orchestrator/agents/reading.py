@@ -11,6 +11,7 @@ import http.client
 import io
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -38,9 +39,13 @@ def read_answer(sock: socket.socket, method: str, max_bytes: int) -> tuple[Answe
         urllib3.exceptions.HTTPError, http.client.HTTPException, OSError: it is no answer, or it did not come whole.
     """
     first = sock.recv(_CHUNK)
-    if method != "HEAD" and len(first) < max_bytes and (usual := usual_answer(first)) is not None:
-        return usual
-    return _any_answer(sock, first, method, max_bytes)
+    usual = usual_answer(first) if method != "HEAD" else None
+    if usual is not None and len(usual[0].body or b"") <= max_bytes:
+        answer, kept = usual
+    else:
+        answer, kept = _any_answer(sock, first, method, max_bytes)
+    # What TLS has unpacked already no longer lies in the socket, where a connection at rest is looked at.
+    return answer, kept and not (isinstance(sock, ssl.SSLSocket) and sock.pending())
 
 
 def _any_answer(sock: socket.socket, first: bytes, method: str, max_bytes: int) -> tuple[Answer, bool]:

@@ -33,11 +33,7 @@ from orchestrator.agents.reading import innermost, read_answer
 from orchestrator.agents.wire import Answer, request_bytes
 
 _LEAST_KEPT = 250
-"""Idle connections kept to a host at least: they rest, so more are needed than calls run at once. Enough for a thousand
-calls a second."""
-
-_AT_ONCE = 4096
-"""Bytes that a connection on which nothing is under way takes without waiting."""
+"""Idle connections kept to a host at least: they rest, so more are needed than calls run at once."""
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -170,7 +166,7 @@ class Transport:
     """Exchanges with agents; safe to share between threads.
 
     Args:
-        concurrency: exchanges at once; twice as many idle connections to one host are kept.
+        concurrency: exchanges at once; twice as many idle connections to one host are kept, 250 at least.
         ca_file: CA certificates that https servers are checked by; None takes the public ones.
     """
 
@@ -284,9 +280,12 @@ def _opened(connection: HTTPConnection, seconds: float) -> socket.socket:
 
 
 def _send(sock: socket.socket, request: bytes, seconds: float) -> bool:
-    """Whether all went out in so many seconds: an agent may answer what it does not read to the end, and close; the
-    answer counts."""
-    if len(request) > _AT_ONCE and sock.gettimeout() != seconds:
+    """Whether all went out: an agent may answer what it does not read to the end, and close; the answer counts.
+
+    Raises:
+        TimeoutError: it takes longer than these seconds.
+    """
+    if sock.gettimeout() != seconds:
         sock.settimeout(seconds)
     try:
         sock.sendall(request)

@@ -16,6 +16,7 @@ from orchestrator.agents import connections
 from orchestrator.agents.transport import Broken, Transport
 from orchestrator.agents.wire import Answer
 from tests.support.raw_agent import GOOD, Behaviour, RawAgent, answering, read_request, some
+from tests.support.secured import CA, server_tls
 
 BODY = b'{"output": 1}'
 PACKED = gzip.compress(BODY, mtime=0)  # the same in all processes that collect these tests
@@ -128,6 +129,58 @@ def test_a_connection_is_used_again_where_the_answer_is_whole_and_alone_and_the_
     agent = raw_agent(answering(answer))
     assert post(transport, agent) == post(transport, agent)
     assert agent.connections == connections_made
+
+
+def test_what_came_with_an_answer_within_tls_ends_its_connection(
+    raw_agent: Callable[[Behaviour], RawAgent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was unpacked with the answer: it no longer lies in the socket, nor in what reads the answer."""
+    monkeypatch.setattr(connections, "REST", 0.0)
+    unasked = head("Content-Length: 17") + b'{"output": "BAD"}'
+
+    def behave(connection: socket.socket) -> None:
+        with server_tls().wrap_socket(connection, server_side=True) as secure:
+            while True:
+                read_request(secure)
+                secure.sendall(head("Content-Length: 8192"))
+                secure.sendall(b"x" * 8192 + (unasked if agent.connections == 1 else b""))
+
+    agent, made = raw_agent(behave), Transport(1, CA)
+    bounds = {"connect": 10.0, "read": 10.0, "total": 10.0}
+    url = f"https://127.0.0.1:{agent.port}/score"
+    bodies = [made.exchange("POST", url, {}, b"{}", max_bytes=100_000, **bounds).body for _ in range(3)]
+    made.close()
+    assert bodies == [b"x" * 8192] * 3
+    assert agent.connections == 2
+
+
+@pytest.mark.parametrize(("most", "body"), [(12, None), (13, BODY)])
+def test_a_small_cap_holds_for_an_answer_that_came_whole(
+    transport: Transport, raw_agent: Callable[[Behaviour], RawAgent], most: int, body: bytes | None
+) -> None:
+    answer = post(transport, raw_agent(answering(GOOD)), max_bytes=most)
+    assert (answer.body, answer.defect) == (body, "" if body else "larger than max_reply_bytes")
+
+
+def test_sending_over_a_kept_connection_has_its_own_time(
+    transport: Transport, raw_agent: Callable[[Behaviour], RawAgent]
+) -> None:
+    """Not that of the reading before: it is longer where an agent takes its time to answer."""
+
+    def once(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(GOOD)
+        assert over.wait(20)
+
+    over = threading.Event()
+    agent = raw_agent(once)
+    assert post(transport, agent).body == BODY
+    with pytest.raises(Broken, match="timed out") as raised:
+        post(transport, agent, b"x" * 50_000_000, connect=0.2, read=9.0)
+    over.set()
+    assert (raised.value.sent, raised.value.timed_out) == (True, True)
+    assert "9" not in str(raised.value)
+    assert agent.connections == 1
 
 
 def test_what_only_announces_an_answer_is_none(

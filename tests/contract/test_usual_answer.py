@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.agents.reading import _any_answer
+from orchestrator.agents.reading import _any_answer, read_answer
 from orchestrator.agents.wire import MOST_HEADERS, Answer, usual_answer
 
 BODY = b'{"output": 1}'
@@ -47,7 +50,7 @@ def by_the_whole_reading(data: bytes) -> tuple[Answer, bool]:
         return _any_answer(ours, ours.recv(16_384), "POST", 100_000)
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(
     often(b"HTTP/1.1 200 OK", one_of(STATUS_LINES)),
     often(b"Content-Length: 13", one_of(LENGTHS)),
@@ -71,6 +74,25 @@ def test_what_is_not_whole_is_not_seen_as_an_answer(cut: int) -> None:
     assert usual_answer(whole[:cut]) is None
 
 
-def test_a_head_without_end_is_left_to_the_library_and_its_bound() -> None:
-    fields = b"".join(b"X-%d: a\r\n" % number for number in range(MOST_HEADERS - 1))
-    assert usual_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + fields + b"\r\n") is None
+@pytest.mark.parametrize("more", [-1, 0])
+def test_a_head_of_too_many_fields_is_left_to_the_library_and_its_bound(more: int) -> None:
+    fields = b"".join(b"X-%d: a\r\n" % number for number in range(MOST_HEADERS - 1 + more))
+    seen = usual_answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + fields + b"\r\n")
+    assert (seen is None) == (more == 0)
+
+
+@pytest.mark.parametrize("cut", [1, 9, 17, 25, 39, 41, 45])
+def test_an_answer_that_comes_in_pieces_is_the_same(cut: int) -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n" + BODY
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+        theirs.sendall(whole[:cut])
+        reading = pool.submit(read_answer, ours, "POST", 100)
+        while not reading.done() and unread(ours):
+            time.sleep(0.001)
+        theirs.sendall(whole[cut:])
+        assert reading.result(10) == usual_answer(whole)
+
+
+def unread(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])

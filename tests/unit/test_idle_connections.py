@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from orchestrator.agents import connections
-from orchestrator.agents.connections import IDLE_LIMIT, REST, IdleConnections
+from orchestrator.agents.connections import ENOUGH, IDLE_LIMIT, LEAST_REST, REST, IdleConnections
 from orchestrator.agents.transport import _LEAST_KEPT
 
 
@@ -29,10 +28,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+class Connection:
+    """As much of one as is asked for here."""
+
+    is_connected = True
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def connection() -> Any:
-    made: Any = SimpleNamespace(is_connected=True, closed=False)
-    made.close = lambda: setattr(made, "closed", True)
-    return made
+    return Connection()
 
 
 def opened_by(idle: IdleConnections, clock: Clock, rate: int, seconds: int) -> int:
@@ -46,22 +53,36 @@ def opened_by(idle: IdleConnections, clock: Clock, rate: int, seconds: int) -> i
     return opened
 
 
-def test_a_busy_worker_opens_no_more_connections_than_rest_at_once(clock: Clock) -> None:
+def test_a_busy_worker_opens_no_more_connections_than_it_needs(clock: Clock) -> None:
     """Opening one costs both sides as much as the call; agents count them too."""
     idle = IdleConnections(_LEAST_KEPT)
-    assert opened_by(idle, clock, 400, seconds=1) <= 400 * REST + 1
-    assert opened_by(idle, clock, 400, seconds=60) == 0
-    assert opened_by(idle, clock, 900, seconds=60) <= _LEAST_KEPT
+    assert opened_by(idle, clock, 390, seconds=1) <= ENOUGH
+    assert opened_by(idle, clock, 390, seconds=60) == 0
+    assert opened_by(idle, clock, 900, seconds=60) <= _LEAST_KEPT - ENOUGH
 
 
-def test_a_connection_rests_before_it_serves_again(clock: Clock) -> None:
-    idle = IdleConnections(10)
-    one = connection()
-    idle.give(one)
+def test_a_connection_rests_for_as_long_as_enough_others_are_there(clock: Clock) -> None:
+    idle = IdleConnections(250)
+    made = [connection() for _ in range(ENOUGH)]
+    for one in made[:-1]:
+        idle.give(one)
     clock.now += REST * 0.9
     assert idle.take() is None
+    idle.give(made[-1])
+    assert idle.take() == made[0]
     clock.now += REST * 0.2
-    assert idle.take() == one
+    assert idle.take() == made[-2]
+
+
+def test_a_connection_rests_for_a_moment_however_many_are_there(clock: Clock) -> None:
+    idle = IdleConnections(250)
+    made = [connection() for _ in range(ENOUGH)]
+    for one in made:
+        idle.give(one)
+    clock.now += LEAST_REST * 0.9
+    assert idle.take() is None
+    clock.now += LEAST_REST * 0.2
+    assert idle.take() == made[0]
 
 
 def test_the_one_used_last_serves_first_so_that_the_others_come_to_be_closed(clock: Clock) -> None:
@@ -83,8 +104,7 @@ def test_a_connection_that_the_agent_left_or_sent_unasked_is_opened_anew(clock: 
     idle.give(gone)
     gone.is_connected = False
     clock.now += REST * 2
-    assert idle.take() == gone
-    assert gone.closed
+    assert (idle.take() == gone, gone.closed) == (True, True)
 
 
 def test_beyond_the_most_the_one_idle_for_longest_is_closed(clock: Clock) -> None:
