@@ -36,11 +36,15 @@ BEGIN
         state = CASE WHEN state = 'compensating' THEN state ELSE 'processing' END,
         waits_for = NULL,
         updated_at = now()
-    WHERE task_id = p_task_id AND next_step = p_step AND NOT paused
-      AND state IN ('received', 'processing', 'waiting', 'compensating')
-      AND (lease_until IS NULL OR lease_until < now())
-      AND (state NOT IN ('waiting', 'compensating') OR woken OR cancel_requested OR due_at <= now())
-      AND (state <> 'received' OR not_before IS NULL OR not_before <= now())
+    WHERE task_id = p_task_id
+      -- A case, so that only the key can be looked up. An index of what is due was empty when an idle system's statistics
+      -- were made: by them reading all of it costs less than looking up a key, however many tasks have come since.
+      AND CASE WHEN next_step = p_step AND NOT paused
+                AND state IN ('received', 'processing', 'waiting', 'compensating')
+                AND (lease_until IS NULL OR lease_until < now())
+                AND (state NOT IN ('waiting', 'compensating') OR woken OR cancel_requested OR due_at <= now())
+                AND (state <> 'received' OR not_before IS NULL OR not_before <= now())
+               THEN true ELSE false END
     RETURNING * INTO claimed;
 
     IF NOT FOUND THEN
