@@ -49,6 +49,8 @@ class IdleConnections:
     def take(self) -> HTTPConnection | None:
         """The one used last among those that have rested and were not idle for too long; None where there is none.
 
+        Of `ENOUGH` or more of which none has rested for long, the one that has rested longest.
+
         It is closed where the agent has closed it, or has sent anything that nobody asked for.
         """
         with self._lock:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _CHUNK = 16_384
+_BUFFER = 8_192
+"""The same on every Python: how much is read ahead decides what of an agent's surplus is seen where."""
 
 
 def read_answer(sock: socket.socket, method: str, max_bytes: int) -> tuple[Answer, bool]:
@@ -110,7 +112,7 @@ class _File(io.BufferedReader):
     more = False
 
     def __init__(self, raw: _Raw) -> None:
-        super().__init__(raw)
+        super().__init__(raw, _BUFFER)
         self._end = raw.end
 
     def close(self) -> None:

@@ -61,7 +61,10 @@ _SETTLE = text("""
       AND (state IN ('in_flight', 'unknown') OR (state = 'pending' AND may_have_acted))
       AND (:state IN ('succeeded', 'failed') OR NOT coalesce(lease_until >= now(), false))
 """)
-_WAKE_UNDO = text("UPDATE tasks SET woken = true, due_at = now() WHERE task_id = :task_id AND state = 'compensating'")
+_WAKE_UNDO = text("""
+    UPDATE tasks SET woken = true, due_at = now()
+    WHERE task_id = :task_id AND CASE WHEN state = 'compensating' THEN true ELSE false END
+""")
 _RING = text("""
     WITH due AS (
         SELECT c.delegation_key, t.priority, t.aged FROM cancellations c JOIN tasks t USING (task_id)

@@ -106,17 +106,21 @@ _SETTLE = text("""
 
 _WAKE_STEP = text("""
     UPDATE tasks SET woken = true, due_at = now() + CAST(:stall AS interval), rings = 1
-    WHERE task_id = :task_id AND state = 'waiting' AND waits_for = 'agent'
+    WHERE task_id = :task_id AND CASE WHEN state = 'waiting' AND waits_for = 'agent' THEN true ELSE false END
 """)
 
 # An undo waits until what was in flight when it began is known.
-_WAKE_UNDO = text("UPDATE tasks SET woken = true, due_at = now() WHERE task_id = :task_id AND state = 'compensating'")
+_WAKE_UNDO = text("""
+    UPDATE tasks SET woken = true, due_at = now()
+    WHERE task_id = :task_id AND CASE WHEN state = 'compensating' THEN true ELSE false END
+""")
 
 _RING = text("""
     WITH due AS (
         SELECT d.id, t.priority, t.aged, t.lane FROM delegations d JOIN tasks t ON t.task_id = d.task_id
         WHERE d.due_at <= now() AND (d.lease_until IS NULL OR d.lease_until < now())
-          AND NOT t.paused AND t.next_step = d.step_number AND t.state IN ('processing', 'waiting')
+          AND CASE WHEN NOT t.paused AND t.next_step = d.step_number AND t.state IN ('processing', 'waiting')
+              THEN true ELSE false END
           AND (NOT :busy OR NOT d.woken OR d.lease_until IS NOT NULL
                OR d.due_at <= now() - CAST(:patience AS interval))
         ORDER BY t.priority + t.aged DESC, t.lane, d.due_at

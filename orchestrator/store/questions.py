@@ -42,7 +42,7 @@ _WRITE = text("""
 _OPEN_OF_TASK = text("""
     SELECT q.* FROM questions q
     LEFT JOIN steps s ON s.task_id = q.task_id AND s.step_number = q.step_number
-    WHERE q.task_id = :task_id AND q.state = 'open' AND NOT coalesce(s.superseded, false)
+    WHERE q.task_id = :task_id AND CASE WHEN q.state = 'open' THEN NOT coalesce(s.superseded, false) ELSE false END
     ORDER BY q.asked_at, q.ref
 """)
 _OF_TASK = text("SELECT * FROM questions WHERE task_id = :task_id ORDER BY asked_at, ref")
@@ -65,15 +65,19 @@ _OPEN = text("""
 _STORE_ANSWER = text("""
     UPDATE questions SET state = 'answered', answer = CAST(:answer AS jsonb), answered_by = :who, why = :why,
         answered_at = now()
-    WHERE task_id = :task_id AND ref = :ref AND state = 'open'
+    WHERE task_id = :task_id AND ref = :ref AND CASE WHEN state = 'open' THEN true ELSE false END
 """)
 
 _WAKE = text("""
     UPDATE tasks SET woken = true, due_at = now() + CAST(:due_in AS interval), rings = 0, updated_at = now()
-    WHERE task_id = :task_id AND state = 'waiting' AND waits_for IN ('person', 'agent')
+    WHERE task_id = :task_id
+      AND CASE WHEN state = 'waiting' AND waits_for IN ('person', 'agent') THEN true ELSE false END
 """)
 
-_WITHDRAW = text("UPDATE questions SET state = 'withdrawn' WHERE task_id = :task_id AND state = 'open'")
+_WITHDRAW = text("""
+    UPDATE questions SET state = 'withdrawn'
+    WHERE task_id = :task_id AND CASE WHEN state = 'open' THEN true ELSE false END
+""")
 
 _END_WAIT = text("UPDATE inbox SET ended_wait_of = :step WHERE id = :id")
 

@@ -36,7 +36,8 @@ _SETTLE = text("""
 
 _WAKE = text("""
     UPDATE tasks SET woken = true, due_at = now() + CAST(:stall AS interval), rings = 0, updated_at = now()
-    WHERE task_id = :task_id AND (state = 'waiting' AND next_step = :step OR state = 'compensating')
+    WHERE task_id = :task_id
+      AND CASE WHEN state = 'waiting' AND next_step = :step OR state = 'compensating' THEN true ELSE false END
     RETURNING priority, next_step
 """)
 

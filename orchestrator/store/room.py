@@ -16,7 +16,9 @@ _WAITING = text("""
     SELECT tasks.task_id, next_step, priority, aged, tenant
     FROM tasks JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(task_id text, step int)
       ON tasks.task_id = r.task_id AND tasks.next_step = r.step
-    WHERE state = 'waiting' AND NOT paused AND rings = 0 AND reason_code IN ('agent_at_capacity', 'model_at_capacity')
+    WHERE CASE WHEN state = 'waiting' AND NOT paused AND rings = 0
+                 AND reason_code IN ('agent_at_capacity', 'model_at_capacity')
+          THEN true ELSE false END
     ORDER BY tasks.task_id
     FOR UPDATE OF tasks SKIP LOCKED
 """)
@@ -29,8 +31,9 @@ _WAKE_DELEGATIONS = text("""
         JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(task_id text, step int, index int)
           ON d.task_id = r.task_id AND d.step_number = r.step AND d.index = r.index
         JOIN tasks t ON t.task_id = d.task_id
-        WHERE d.error_code = 'agent_at_capacity' AND d.due_at IS NOT NULL AND NOT d.woken AND d.lease_until IS NULL
-          AND t.next_step = d.step_number AND NOT t.paused
+        WHERE CASE WHEN d.error_code = 'agent_at_capacity' AND d.due_at IS NOT NULL AND NOT d.woken
+                     AND d.lease_until IS NULL AND t.next_step = d.step_number AND NOT t.paused
+              THEN true ELSE false END
         FOR UPDATE OF d SKIP LOCKED
     )
     UPDATE delegations SET woken = true, rings = 1, due_at = now() + CAST(:stall AS interval)

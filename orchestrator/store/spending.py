@@ -15,7 +15,7 @@ _RESERVE = text("""
     UPDATE tasks SET spent_tokens = :tokens, spent_money = :money, reserved_tokens = :reserved_tokens,
         reserved_money = :reserved_money
     WHERE task_id = :task_id AND epoch = :epoch AND lease_owner = :owner AND next_step = :step
-      AND state = 'processing'
+      AND CASE WHEN state = 'processing' THEN true ELSE false END
 """)
 
 _SPEND = text("""

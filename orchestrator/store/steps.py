@@ -61,7 +61,8 @@ _SETTLE_LATE = text("""
 
 _WAKE_STEP = text("""
     UPDATE tasks SET woken = true, due_at = now()
-    WHERE task_id = :task_id AND next_step = :step AND state IN ('waiting', 'compensating')
+    WHERE task_id = :task_id AND next_step = :step
+      AND CASE WHEN state IN ('waiting', 'compensating') THEN true ELSE false END
 """)
 
 

@@ -137,7 +137,8 @@ _JOIN_EARLY = text("""
 
 _WAKE_JOINED = text("""
     UPDATE tasks SET woken = true, due_at = now()
-    WHERE task_id = ANY(:ids) AND state = 'waiting' AND waits_for IN ('event', 'person')
+    WHERE task_id = ANY(:ids)
+      AND CASE WHEN state = 'waiting' AND waits_for IN ('event', 'person') THEN true ELSE false END
 """)
 
 _LATE_EARLY = text("""

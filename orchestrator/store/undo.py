@@ -40,7 +40,7 @@ from orchestrator.store.unwanted import cancellations_told
 _FENCE = text("""
     SELECT undo, source, next_step, reason_code, reason FROM tasks
     WHERE task_id = :task_id AND epoch = :epoch AND lease_owner = :owner AND next_step = :step
-      AND state = 'compensating'
+      AND CASE WHEN state = 'compensating' THEN true ELSE false END
     FOR UPDATE
 """)
 _SEND_AGAIN = text("""
@@ -99,7 +99,10 @@ _END = text("""
         undo = undo || jsonb_build_object('left', CAST(:left AS integer))
     WHERE task_id = :task_id
 """)
-_WAKE = text("UPDATE tasks SET woken = true, due_at = now() WHERE task_id = :task_id AND state = 'compensating'")
+_WAKE = text("""
+    UPDATE tasks SET woken = true, due_at = now()
+    WHERE task_id = :task_id AND CASE WHEN state = 'compensating' THEN true ELSE false END
+""")
 
 
 class UndoPart(Transactions):

@@ -85,6 +85,7 @@ def test_a_head_of_too_many_fields_is_left_to_the_library_and_its_bound(more: in
 def test_an_answer_that_comes_in_pieces_is_the_same(cut: int) -> None:
     whole = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n" + BODY
     ours, theirs = socket.socketpair()
+    ours.settimeout(10)
     with ours, theirs, ThreadPoolExecutor(1) as pool:
         theirs.sendall(whole[:cut])
         reading = pool.submit(read_answer, ours, "POST", 100)

@@ -37,8 +37,8 @@ BEGIN
         waits_for = NULL,
         updated_at = now()
     WHERE task_id = p_task_id
-      -- A case, so that only the key can be looked up. An index of what is due was empty when an idle system's statistics
-      -- were made: by them reading all of it costs less than looking up a key, however many tasks have come since.
+      -- A CASE, so that no index of states or of what is due fits. Such an index was empty when an idle system's
+      -- statistics were made: by them reading all of it costs less than looking up a key, however much has come since.
       AND CASE WHEN next_step = p_step AND NOT paused
                 AND state IN ('received', 'processing', 'waiting', 'compensating')
                 AND (lease_until IS NULL OR lease_until < now())

@@ -13,9 +13,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the function anew, for databases that have it from before."""
-    op.execute("DROP FUNCTION claim_step_1")
-    op.execute(source_of("claim_step_1"))
+    """Make the function anew, for databases that have it from before; workers may be calling it."""
+    op.execute(source_of("claim_step_1").replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1))
 
 
 def downgrade() -> None:
