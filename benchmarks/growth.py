@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
@@ -16,7 +18,7 @@ from benchmarks.measure import memory_mib
 from benchmarks.servers import Bench
 from benchmarks.work import STEPS
 from orchestrator.kafka.connection import open_producer
-from orchestrator.settings import read_settings
+from orchestrator.settings import Settings, read_settings
 from orchestrator.wiring import upgrade_database
 
 WORKERS = (1, 2, 3, 4)
@@ -82,14 +84,36 @@ def among_rows(bench: Bench, run: Throughput, tasks: int, waiting: int, finished
 def intake(bench: Bench, env: dict[str, str], records: int) -> dict[str, Any]:
     """Records a second that one real bridge commits, from a topic that is full when it starts; its memory at most.
 
-    Into a database and a Redis of their own: what is taken in stays, and would be work for who is measured next.
+    Into a database and a Redis of their own: what is taken in would be work for who is measured next.
     """
-    url = bench.stack.postgres.create_database("intake")
-    env = {**env, "DATABASE_URL": url, "REDIS_URL": f"{env['REDIS_URL'].rpartition('/')[0]}/1"}
+    servers = bench.stack
+    url = servers.postgres.create_database("intake")
+    env = {**env, "DATABASE_URL": url, "REDIS_URL": servers.valkey.url(1)}
     settings = read_settings(env, dotenv=None)
     upgrade_database(settings)
-    database = psycopg2.connect(url)
-    database.autocommit = True
+    _fill(settings, records)
+    bridge = bench.start("bridge", env={**os.environ, **env})
+    try:
+        with closing(psycopg2.connect(url)) as database:
+            database.autocommit = True
+            first = last = _taken(database)
+            peak = 0.0
+            while last.records < records:
+                time.sleep(0.2)
+                if bridge.poll() is not None:
+                    raise RuntimeError("the bridge ended")
+                last = _taken(database)
+                first = first if first.records else last
+                peak = max(peak, memory_mib([bridge.pid]))
+    finally:
+        bridge.terminate()
+        bridge.wait()
+        servers.postgres.drop_database("intake")
+    rate = (last.records - first.records) / (last.at - first.at)
+    return {"records": records, "per_second": round(rate), "peak_mib": round(peak, 1)}
+
+
+def _fill(settings: Settings, records: int) -> None:
     run_id = time.time_ns()
     producer = open_producer(settings)
     for number in range(records):
@@ -98,27 +122,23 @@ def intake(bench: Bench, env: dict[str, str], records: int) -> dict[str, Any]:
         producer.send(settings.topic("tasks"), value.encode(), key=task_id.encode())
     producer.flush()
     producer.close()
-    bridge = bench.start("bridge", env={**os.environ, **env})
-    try:
-        peak, taken, first = 0.0, 0, 0.0
-        while taken < records:
-            time.sleep(0.2)
-            if bridge.poll() is not None:
-                raise RuntimeError("the bridge ended")
-            with database.cursor() as cursor:
-                cursor.execute("SELECT sum(next_offset) FROM offsets WHERE topic = %s", (settings.topic("tasks"),))
-                row = cursor.fetchone()
-            before, taken = taken, int(row[0] or 0) if row else 0
-            if taken and not before:
-                first, begun_with = time.perf_counter(), taken
-            if taken - before:  # looking costs the bridge time, so it is not done more often than it commits
-                peak = max(peak, memory_mib([bridge.pid]))
-        seconds = time.perf_counter() - first
-    finally:
-        bridge.terminate()
-        bridge.wait()
-        database.close()
-    return {"records": records, "per_second": round((records - begun_with) / seconds), "peak_mib": round(peak, 1)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Records taken in, and when the last commit of them began (seconds since 1970, PostgreSQL's clock)."""
+
+    records: int
+    at: float
+
+
+def _taken(database: Any) -> _Taken:
+    with database.cursor() as cursor:
+        cursor.execute(
+            "SELECT sum(next_offset), extract(epoch FROM max(updated_at)) FROM offsets WHERE next_offset > 0"
+        )
+        row = cursor.fetchone()
+    return _Taken(int(row[0] or 0), float(row[1] or 0.0))
 
 
 def _short(found: dict[str, Any]) -> dict[str, Any]:

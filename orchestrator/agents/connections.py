@@ -22,7 +22,7 @@ LEAST_REST = 0.25
 """Seconds it rests at least."""
 
 ENOUGH = 100
-"""Connections at rest to one host beyond which the one that has rested for longest serves again, if for a shorter time.
+"""Connections at rest to one host from which on the one that has rested for longest serves again, for a shorter time.
 Some 400 calls a second of one process would need 400 connections of the agent's, most of them to lie there."""
 
 IDLE_LIMIT = 30.0

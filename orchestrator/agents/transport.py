@@ -283,7 +283,7 @@ def _send(sock: socket.socket, request: bytes, seconds: float) -> bool:
     """Whether all went out: an agent may answer what it does not read to the end, and close; the answer counts.
 
     Raises:
-        TimeoutError: it takes longer than these seconds.
+        TimeoutError: it takes longer than these seconds; over TLS, a part of it does.
     """
     if sock.gettimeout() != seconds:
         sock.settimeout(seconds)

@@ -12,7 +12,7 @@ from orchestrator.domain.journal import Dispatch
 from orchestrator.domain.turns import LANES, LAST_PLACE, MOST_URGENT, TenantLoad, TurnRules, place_of
 from orchestrator.store.cancellations import RING_AGAIN
 from orchestrator.store.engine import Transactions, jsonb, text
-from orchestrator.store.turns import AGED, ALIVE, FLIGHT, IN_FLIGHT, KIND, ONE_AT_A_TIME, TENANT
+from orchestrator.store.turns import AGED, ALIVE, FLIGHT, IN_FLIGHT, IN_TURN, KIND, ONE_AT_A_TIME, TENANT
 
 MAX_STALL = timedelta(minutes=5)
 """While many messages wait, doorbells that nobody answers are rung ever more seldom, but not more seldom than this."""
@@ -29,17 +29,17 @@ _GROUP = f"{TENANT} AS who, priority, ({KIND}) AS kind"  # constants of ours onl
 # each group, found by leaping from group to group, hold the most urgent of all, however many wait behind them.
 _RING = text(f"""
     WITH RECURSIVE groups AS (
-        (SELECT {_GROUP} FROM tasks WHERE {ALIVE} AND due_at IS NOT NULL ORDER BY 1, 2, 3 LIMIT 1)
+        (SELECT {_GROUP} FROM tasks WHERE {IN_TURN} ORDER BY 1, 2, 3 LIMIT 1)
         UNION ALL
         SELECT following.* FROM groups g CROSS JOIN LATERAL (
             SELECT {_GROUP} FROM tasks
-            WHERE {ALIVE} AND due_at IS NOT NULL AND ({TENANT}, priority, ({KIND})) > (g.who, g.priority, g.kind)
+            WHERE {IN_TURN} AND ({TENANT}, priority, ({KIND})) > (g.who, g.priority, g.kind)
             ORDER BY 1, 2, 3 LIMIT 1) following
     ), due AS (
         SELECT g.who, g.kind, first.* FROM groups g CROSS JOIN LATERAL (
             SELECT task_id, lane, due_at, priority + aged + {AGED.format(since="coalesce(ready_at, due_at)")} AS turn
             FROM tasks
-            WHERE {ALIVE} AND {TENANT} = g.who AND priority = g.priority AND ({KIND}) = g.kind
+            WHERE {IN_TURN} AND {TENANT} = g.who AND priority = g.priority AND ({KIND}) = g.kind
               AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
               AND (NOT :busy OR lease_until IS NOT NULL OR (rings = 0 AND state <> 'processing')
                    OR due_at <= now() - CAST(:patience AS interval)
@@ -89,11 +89,11 @@ _RING = text(f"""
 
 # As if their patience were over, so that they are rung also where the broker has filled up again meanwhile.
 _RING_AGAIN = (
-    text("""
+    text(f"""
         UPDATE tasks SET ready_at = coalesce(ready_at, now()), due_at = now() - CAST(:patience AS interval), rings = 0
-        WHERE due_at > now() AND NOT paused AND (lease_until IS NULL OR lease_until < now())
+        WHERE {ALIVE} AND due_at > now() AND (lease_until IS NULL OR lease_until < now())
           AND (state IN ('received', 'processing') OR (state = 'waiting' AND woken))
-    """),
+    """),  # noqa: S608  # constants of ours only
     text("""
         UPDATE delegations SET due_at = now() - CAST(:patience AS interval), rings = 0
         WHERE due_at > now() AND woken AND (lease_until IS NULL OR lease_until < now())
@@ -240,11 +240,10 @@ class SweepPart(Transactions):
 
     def undispatched(self) -> int:
         """How many tasks are due now and not in the hands of a worker."""
-        query = text("""
+        query = text(f"""
             SELECT count(*) FROM tasks
-            WHERE due_at <= now() AND NOT paused AND state IN ('received', 'processing', 'waiting', 'compensating')
-              AND (lease_until IS NULL OR lease_until < now())
-        """)
+            WHERE {ALIVE} AND due_at <= now() AND (lease_until IS NULL OR lease_until < now())
+        """)  # noqa: S608  # constants of ours only
         return int(self.transact(lambda connection: connection.execute(query).scalar_one()))
 
     def tenants(self) -> Sequence[TenantLoad]:

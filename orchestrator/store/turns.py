@@ -19,7 +19,15 @@ from orchestrator.store.engine import text
 TENANT = "coalesce(tenant, '')"
 """Tasks without a tenant are one group, as if of a tenant without a name."""
 
-ALIVE = "state IN ('received', 'processing', 'waiting', 'compensating') AND NOT paused"
+ALIVE = "CASE WHEN state IN ('received', 'processing', 'waiting', 'compensating') THEN NOT paused ELSE false END"
+"""Neither ended nor paused. To the letter the condition of the index ``tasks_due``, and a CASE, which fits no other:
+see the package's description."""
+
+IN_TURN = (
+    "CASE WHEN state IN ('received', 'processing', 'waiting', 'compensating') AND NOT paused "
+    "THEN due_at IS NOT NULL ELSE false END"
+)
+"""Alive and due some time; to the letter the condition of the index ``tasks_turn``."""
 
 IN_FLIGHT = (
     "NOT paused AND (state IN ('processing', 'compensating') OR (rings > 0 AND state IN ('received', 'waiting')))"
@@ -49,7 +57,7 @@ _WAITING_OF = text(f"""
     FROM unnest(CAST(:tenants AS text[])) AS asked(who) CROSS JOIN generate_series(0, {MOST_URGENT}) AS level
     CROSS JOIN LATERAL (  -- a look into the index for each, whatever the planner thinks of their number
         SELECT FROM tasks
-        WHERE {ALIVE} AND {TENANT} = asked.who AND priority = level AND ({KIND}) = {NEW} AND due_at <= now()
+        WHERE {IN_TURN} AND {TENANT} = asked.who AND priority = level AND ({KIND}) = {NEW} AND due_at <= now()
         ORDER BY due_at LIMIT 1) AS waits
     GROUP BY 1
 """)  # noqa: S608  # constants of ours only

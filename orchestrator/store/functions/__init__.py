@@ -2,7 +2,8 @@
 
 Their plans are kept by each connection, and no client waits between their statements. A released file is never
 changed: workers of two versions run side by side, and each calls the functions that it knows. What is to be different
-gets a new number at the end of its name, a file and a migration of its own.
+gets a new number at the end of its name, a file and a migration of its own. What means the same may be
+replaced in place, by a migration that says so.
 """
 
 from __future__ import annotations
