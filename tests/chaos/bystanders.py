@@ -8,13 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 from orchestrator.domain.question import APPROVE, DECLINE, QuestionKind
 from orchestrator.errors import AnswerRefused, OrchestratorError
 from orchestrator.store import PostgresStore, make_engine
 from tests.chaos.cast import answer_of, approves
-from tests.chaos.traffic import storm_producer
+from tests.chaos.traffic import CONFIRM, Sent, storm_producer
 from tests.chaos.world import World
 
 EVERY = 0.2
@@ -72,22 +71,25 @@ class Repliers:
         self._world = world
         self._topic = world.servers.topic("events")
         self._producer = storm_producer(world.servers.kafka)
-        self._sent: list[Any] = []
+        self._sent: list[Sent] = []
         self._known = 0
         self._bystander = Bystander("repliers", self._look)
 
     def stop(self) -> None:
         """Send no more; returns when the broker has confirmed all."""
         self._bystander.stop()
-        for future in self._sent:
-            future.get(timeout=120.0)
+        until = time.monotonic() + CONFIRM
+        for sent in self._sent:
+            sent.confirmed(until)
         self._producer.close()
 
     def _look(self) -> None:
+        for sent in self._sent:
+            sent.again_if_refused()
         for reply in self._world.witness.replies(self._known):
             self._known += 1
             data = {"token": reply["token"], "status": "succeeded", "output": reply["output"]}
             message = {"task_id": reply["task_id"], "event_type": "agent.reply", "event_data": data}
             for _ in range(2 if self._known % 5 == 0 else 1):
                 value = json.dumps(message).encode()
-                self._sent.append(self._producer.send(self._topic, value, key=reply["task_id"].encode()))
+                self._sent.append(Sent(self._producer, self._topic, value, reply["task_id"].encode()))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
 
 from tests.chaos.plan import Arrival
 
@@ -40,6 +42,32 @@ def storm_producer(kafka: Mapping[str, Any], **more: Any) -> KafkaProducer:
     )
 
 
+class Sent:
+    """A record on its way, sent again for as long as the broker refuses it.
+
+    The embedded one does, for good, where two producers send to one partition at the same moment.
+    """
+
+    def __init__(self, producer: KafkaProducer, topic: str, value: bytes, key: bytes | None) -> None:
+        self._send = partial(producer.send, topic, value, key=key)
+        self._future = self._send()
+
+    def again_if_refused(self) -> None:
+        """Send it anew where the broker has refused it."""
+        if self._future.failed():
+            self._future = self._send()
+
+    def confirmed(self, until: float) -> Any:
+        """Where it lies: topic, partition, offset. Raises where the broker has not taken it by then (monotonic)."""
+        while True:
+            self.again_if_refused()
+            try:
+                return self._future.get(timeout=max(1.0, until - time.monotonic()))
+            except KafkaError:
+                if time.monotonic() >= until:
+                    raise
+
+
 class Traffic:
     """Produces a plan's records at their times."""
 
@@ -47,7 +75,7 @@ class Traffic:
         self._topic = topic
         self._producer = storm_producer(kafka, linger_ms=5)
         self._stopped = threading.Event()
-        self._sent: list[tuple[Arrival, Any]] = []
+        self._sent: list[Sent] = []
         self.places: list[tuple[str, int, int]] = []
         """Topic, partition and offset of everything that was produced, once it is confirmed."""
 
@@ -57,7 +85,7 @@ class Traffic:
             if self._stopped.wait(max(0.0, began + arrival.at - time.monotonic())):
                 return
             key = None if arrival.key is None else arrival.key.encode()
-            self._sent.append((arrival, self._producer.send(self._topic(arrival.topic), arrival.value, key=key)))
+            self._sent.append(Sent(self._producer, self._topic(arrival.topic), arrival.value, key))
 
     def stop(self) -> None:
         """Produce no more."""
@@ -66,8 +94,8 @@ class Traffic:
     def confirm(self) -> None:
         """Wait until the broker has confirmed everything. Raises where it does not."""
         until = time.monotonic() + CONFIRM
-        for _, future in self._sent:
-            where = future.get(timeout=max(1.0, until - time.monotonic()))
+        for sent in self._sent:
+            where = sent.confirmed(until)
             self.places.append((where.topic, where.partition, where.offset))
         self._producer.close()
 
