@@ -285,8 +285,7 @@ def _send(sock: socket.socket, request: bytes, seconds: float) -> bool:
     Raises:
         TimeoutError: it takes longer than these seconds; over TLS, a part of it does.
     """
-    if sock.gettimeout() != seconds:
-        sock.settimeout(seconds)
+    sock.settimeout(seconds)
     try:
         sock.sendall(request)
     except (BrokenPipeError, ConnectionResetError):
@@ -296,8 +295,7 @@ def _send(sock: socket.socket, request: bytes, seconds: float) -> bool:
 
 def _read(sock: socket.socket, method: str, seconds: float, max_bytes: int) -> tuple[Answer, bool]:
     """As `read_answer`, waiting so long for each piece of it."""
-    if sock.gettimeout() != seconds:
-        sock.settimeout(seconds)
+    sock.settimeout(seconds)
     try:
         return read_answer(sock, method, max_bytes)
     except TimeoutError as error:

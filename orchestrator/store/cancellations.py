@@ -61,7 +61,8 @@ _SETTLE = text("""
       AND (state IN ('in_flight', 'unknown') OR (state = 'pending' AND may_have_acted))
       AND (:state IN ('succeeded', 'failed') OR NOT coalesce(lease_until >= now(), false))
 """)
-_WAKE_UNDO = text("""
+# An undo waits until what was in flight when it began is known.
+WAKE_UNDO = text("""
     UPDATE tasks SET woken = true, due_at = now()
     WHERE task_id = :task_id AND CASE WHEN state = 'compensating' THEN true ELSE false END
 """)
@@ -126,7 +127,7 @@ class CancellationPart(Transactions):
                 return Settled(stored=True)
             if task.state != "completed":  # it ended before the cancel came, and that was told
                 tell_as_it_is(connection, task)
-            woken = connection.execute(_WAKE_UNDO, {"task_id": task_id}).rowcount
+            woken = connection.execute(WAKE_UNDO, {"task_id": task_id}).rowcount
             step = Dispatch(task_id, task.next_step, urgency_of(task.priority, task.aged), task.lane)
             return Settled(stored=True, doorbells=(step,) * woken)
 

@@ -27,6 +27,7 @@ from orchestrator.domain.task import Task, TaskState
 from orchestrator.domain.turns import place_of, urgency_of
 from orchestrator.domain.value import replace
 from orchestrator.errors import NewerJournal
+from orchestrator.store.cancellations import WAKE_UNDO
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.fan_out import release
 from orchestrator.store.published import update_body
@@ -107,12 +108,6 @@ _SETTLE = text("""
 _WAKE_STEP = text("""
     UPDATE tasks SET woken = true, due_at = now() + CAST(:stall AS interval), rings = 1
     WHERE task_id = :task_id AND CASE WHEN state = 'waiting' AND waits_for = 'agent' THEN true ELSE false END
-""")
-
-# An undo waits until what was in flight when it began is known.
-_WAKE_UNDO = text("""
-    UPDATE tasks SET woken = true, due_at = now()
-    WHERE task_id = :task_id AND CASE WHEN state = 'compensating' THEN true ELSE false END
 """)
 
 _RING = text("""
@@ -237,7 +232,7 @@ class DelegationPart(Transactions):
     ) -> tuple[Dispatch, ...]:
         if task.state == TaskState.COMPENSATING:
             # Its undo waits for what is under way.
-            woken = connection.execute(_WAKE_UNDO, {"task_id": lease.task_id}).rowcount
+            woken = connection.execute(WAKE_UNDO, {"task_id": lease.task_id}).rowcount
             return (Dispatch(lease.task_id, task.next_step, urgency_of(task.priority, task.aged), task.lane),) * woken
         if task.next_step != lease.step or task.state not in {TaskState.WAITING, TaskState.PROCESSING}:
             return ()

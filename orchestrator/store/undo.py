@@ -28,6 +28,7 @@ from orchestrator.domain.undo import (
     undo_words,
 )
 from orchestrator.errors import LeaseLost
+from orchestrator.store.cancellations import WAKE_UNDO
 from orchestrator.store.context_rows import write_changes
 from orchestrator.store.engine import Transactions, jsonb, text
 from orchestrator.store.fenced_commit import WRITE_STATE, fence_of
@@ -99,10 +100,6 @@ _END = text("""
         undo = undo || jsonb_build_object('left', CAST(:left AS integer))
     WHERE task_id = :task_id
 """)
-_WAKE = text("""
-    UPDATE tasks SET woken = true, due_at = now()
-    WHERE task_id = :task_id AND CASE WHEN state = 'compensating' THEN true ELSE false END
-""")
 
 
 class UndoPart(Transactions):
@@ -124,7 +121,7 @@ class UndoPart(Transactions):
             if connection.execute(_LATE, {"key": tried.key, "attempt": attempt}).first() is None:
                 return False
             _try(connection, task_id, tried)
-            connection.execute(_WAKE, {"task_id": task_id})
+            connection.execute(WAKE_UNDO, {"task_id": task_id})
             return True
 
         return self.transact(work)
